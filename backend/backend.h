@@ -1,0 +1,66 @@
+/*
+ * backend.h - a compute device: its arenas, copies to and from it, and the bracket around every operation.
+ *
+ * Host code never touches the bytes of an arena. It uploads, downloads and calls operations; each operation, of this
+ * folder or of a module (quant/, lora/, model/, optim/), runs between backend_enter and backend_leave. A test backend
+ * (tests/support/guard.h) makes every arena unreadable outside of that bracket, so the rule cannot rot (invariant I3).
+ * Operations return void: shapes are CHECKed at once, device faults stay on the backend until backend_sync.
+ * Tables: each module owns one `static const XOps *const ops[BACKEND_COUNT]`, so no central list grows.
+ */
+#pragma once
+
+#include "base/arena.h"
+#include "base/err.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum BackendKind { BACKEND_CPU, BACKEND_COUNT } BackendKind;
+
+typedef struct Backend Backend;
+
+/* Test hooks; zeroed in production. `state` is passed to each. */
+typedef struct BackendHooks {
+    void *(*reserve)(void *state, size_t bytes); /* storage for an arena, page aligned; null: out of memory */
+    void (*release)(void *state, void *storage, size_t bytes);
+    void (*enter)(void *state);
+    void (*leave)(void *state);
+    void *state;
+} BackendHooks;
+
+typedef struct BackendOptions {
+    BackendKind kind;
+    int threads;    /* 0: all cores */
+    bool reference; /* own plain matrix products instead of the library's; slow, for tests */
+    BackendHooks hooks;
+} BackendOptions;
+
+bool backend_open(Backend **out, const BackendOptions *options, Err *err) MUST_USE;
+void backend_close(Backend *be);
+
+BackendKind backend_kind(const Backend *be);
+int backend_threads(const Backend *be);
+const char *backend_name(const Backend *be); /* "cpu (2 threads, AVX512_BF16)" */
+
+/* bf16 where the device multiplies it faster than f32, f32 otherwise. */
+DType backend_preferred_dtype(const Backend *be);
+
+/* Storage of `bytes` bytes, zeroed, for a measured arena; ERR_MEMORY names what was asked for and what there is. */
+bool backend_arena_reserve(Backend *be, Arena *a, size_t bytes, Err *err) MUST_USE;
+void backend_arena_release(Backend *be, Arena *a); /* accepts an arena without storage */
+
+/* Between host memory and a tensor of an arena; the tensor's rows may be strided, the host side is dense. */
+void backend_upload(Backend *be, const Tensor *to, const void *from);
+void backend_download(Backend *be, void *to, const Tensor *from);
+
+/* Waits for the device; returns the first fault since the last call. */
+bool backend_sync(Backend *be, Err *err) MUST_USE;
+
+/* Around the body of every operation; they nest. */
+void backend_enter(Backend *be);
+void backend_leave(Backend *be);
+
+#ifdef __cplusplus
+}
+#endif
