@@ -1,0 +1,7 @@
+#include <stdio.h>
+
+int main(void)
+{
+    puts("qlora " QLORA_VERSION);
+    return 0;
+}
