@@ -1,0 +1,35 @@
+#!/bin/sh
+# Installs what is needed, builds, and runs every test: the release build, the sanitizer build, and a fixed number of
+# inputs on each fuzz target.
+# Usage: sh tests/run.sh [--soak]     --soak: longer fuzzing and the exhaustive fault loops (about an hour)
+set -eu
+cd "$(dirname "$0")/.."
+. ./tests/install.sh
+runs=20000
+if [ "${1:-}" = --soak ]; then
+    runs=5000000
+    export QLORA_TEST_SOAK=1
+fi
+for preset in release debug; do
+    cmake --preset "$preset" >/dev/null
+    cmake --build --preset "$preset"
+    ctest --preset "$preset" --no-tests=error -j "$(nproc)"
+done
+cmake --preset fuzz >/dev/null
+cmake --build --preset fuzz
+for target in build/fuzz/tests/fuzz_*; do
+    [ -x "$target" ] && [ ! -d "$target" ] || continue
+    name=$(basename "$target")
+    corpus=build/fuzz/corpus/$name
+    mkdir -p "$corpus"
+    seeds=tests/fuzz/seeds/$name
+    [ -d "$seeds" ] || seeds=
+    echo "$name: $runs inputs"
+    # shellcheck disable=SC2086
+    "$target" -runs=$runs -seed=1 -rss_limit_mb=2048 -timeout=20 -max_total_time=600 "$corpus" $seeds \
+        >"build/fuzz/$name.log" 2>&1 || {
+        tail -40 "build/fuzz/$name.log"
+        exit 1
+    }
+done
+echo "all tests passed"
