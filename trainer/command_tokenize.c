@@ -1,0 +1,104 @@
+#include "base/json.h"
+#include "base/mem.h"
+#include "data/tokenizer.h"
+#include "trainer/command.h"
+#include "trainer/lines.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Everything that turns one line of input into one line of output. */
+typedef struct Work {
+    Tokenizer *tokenizer;
+    TokenizerCache *cache;
+    Tokens tokens;
+    Text out;
+} Work;
+
+static void work_free(Work *w)
+{
+    tokens_free(&w->tokens);
+    text_free(&w->out);
+    tokenizer_cache_free(w->cache);
+    tokenizer_close(w->tokenizer);
+}
+
+static bool put_ids(Text *out, const int32_t *ids, size_t count, Err *err)
+{
+    if (!text_add_z(out, "[", err)) return false;
+    for (size_t i = 0; i < count; i++) {
+        char number[16];
+        const int n = snprintf(number, sizeof number, i ? ", %d" : "%d", (int)ids[i]);
+        if (!text_add(out, number, (size_t)n, err)) return false;
+    }
+    return text_add_z(out, "]", err);
+}
+
+static bool encode_text(Work *w, const char *bytes, size_t length, Err *err)
+{
+    w->tokens.count = 0;
+    return tokenizer_encode(w->tokenizer, w->cache, &w->tokens, bytes, length, err) &&
+           put_ids(&w->out, w->tokens.ids, w->tokens.count, err);
+}
+
+/* A line that is one JSON string. */
+static bool encode_json_string(Work *w, const Text *line, Err *err)
+{
+    json_error_t fault;
+    json_t *value = json_loadb(line->bytes ? line->bytes : "", line->length, JSON_DECODE_ANY | JSON_ALLOW_NUL, &fault);
+    bool ok = false;
+    if (!value) {
+        ok = FAIL(err, ERR_DATA, "column %d: not a JSON string: %s", fault.column, fault.text);
+    } else if (!json_is_string(value)) {
+        ok = FAIL(err, ERR_DATA, "not a JSON string: with --jsonl every line is one");
+    } else {
+        ok = encode_text(w, json_string_value(value), json_string_length(value), err);
+    }
+    json_decref(value);
+    return ok;
+}
+
+static bool run(const CommandLine *line, Err *err)
+{
+    const bool jsonl = command_flag(line, "jsonl");
+    Work w = {0};
+    Lines lines = {.stream = stdin};
+    bool ok = false, end = false;
+    TRY(tokenizer_open(&w.tokenizer, line->files[0], err));
+    TRY(tokenizer_cache_create(&w.cache, w.tokenizer, err));
+    for (;;) {
+        TRY(lines_next(&lines, &end, err));
+        if (end) break;
+        text_clear(&w.out);
+        const Text *in = &lines.line;
+        if (!(jsonl ? encode_json_string(&w, in, err) : encode_text(&w, in->bytes ? in->bytes : "", in->length, err))) {
+            err_note(err, "line %lld of standard input", (long long)lines.number);
+            goto fail;
+        }
+        fwrite(w.out.bytes, 1, w.out.length, stdout);
+        putchar('\n');
+        if (ferror(stdout)) break; /* main reports it */
+    }
+    ok = true;
+fail:
+    lines_free(&lines);
+    work_free(&w);
+    return ok;
+}
+
+static const CommandOption options[] = {
+    {"jsonl", NULL, "every line is one JSON string, so that texts may hold line breaks"},
+};
+
+const Command command_tokenize = {
+    .name = "tokenize",
+    .files = "MODEL_OR_TOKENIZER_FOLDER [--jsonl]",
+    .summary = "Turn lines of standard input into token ids, one JSON array a line",
+    .details = "No special token is added; the text of special tokens is read as such.",
+    .min_files = 1,
+    .max_files = 1,
+    .options = options,
+    .option_count = 1,
+    .run = run,
+};
