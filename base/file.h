@@ -79,8 +79,9 @@ bool file_lock_folder(File *out, const char *folder, Err *err) MUST_USE;
 
 /*
  * Test hook: the n-th file operation of class `operation` from now on ("open", "read", "write", "fsync", "rename",
- * "mkdir", "any") fails with errno `error`; sticky: so do all later ones. error = -1: the process kills itself with
- * SIGKILL there. Null turns it off.
+ * "mkdir", "unlink", "close", "lock", "any") fails with errno `error`; sticky: so do all later ones. error = -1: the
+ * process kills itself with SIGKILL there, a write after half of its bytes. error = 0: a read or write transfers only
+ * half of what was asked for. Null turns it off.
  */
 void file_fail_at(const char *operation, uint64_t nth, int error, bool sticky);
 uint64_t file_operation_count(void); /* so far, all classes */

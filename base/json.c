@@ -1,0 +1,172 @@
+#include "base/json.h"
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/text.h"
+
+#include <ctype.h>
+#include <pthread.h>
+#include <string.h>
+
+enum { DEPTH_MAX = 64 };
+
+/* jansson does not always say that memory ran out, so its allocator does. */
+static _Thread_local bool out_of_memory;
+
+static void *allocate(size_t size)
+{
+    void *block = mem_alloc(size, 1, NULL);
+    if (!block) out_of_memory = true;
+    return block;
+}
+
+static void use_our_memory(void)
+{
+    json_set_alloc_funcs(allocate, mem_free);
+}
+
+/* "FILE:LINE" (one line of a larger file) already says the line; only the column is missing. */
+static bool names_line(const char *what)
+{
+    size_t n = strlen(what);
+    size_t digits = 0;
+    while (n > 0 && isdigit((unsigned char)what[n - 1])) {
+        n--;
+        digits++;
+    }
+    return digits > 0 && n > 1 && what[n - 1] == ':';
+}
+
+/* Faults in a user's own file get the form that editors understand. */
+static bool fail_place(Err *err, ErrCode code, const char *what, int line, int column, const char *why)
+{
+    char place[1024];
+    char shown[256];
+    text_printable(place, sizeof place, what, strlen(what));
+    text_printable(shown, sizeof shown, why, strlen(why));
+    if (code != ERR_CONFIG && code != ERR_DATA) {
+        return FAIL(err, code, "%s, line %d, column %d: %s", place, line, column, shown);
+    }
+    if (line == 1 && names_line(place)) return FAIL_AT(err, code, "%s:%d: %s", place, column, shown);
+    return FAIL_AT(err, code, "%s:%d:%d: %s", place, line, column, shown);
+}
+
+/* Nesting is counted before jansson recurses into it. Brackets inside of strings do not count. */
+static bool check_depth(const char *bytes, size_t length, const char *what, ErrCode code, Err *err)
+{
+    int depth = 0;
+    bool text = false;
+    for (size_t i = 0; i < length; i++) {
+        const char c = bytes[i];
+        if (text) {
+            if (c == '\\') i++;
+            if (c == '"') text = false;
+        } else if (c == '"') {
+            text = true;
+        } else if (c == '[' || c == '{') {
+            if (++depth <= DEPTH_MAX) continue;
+            int line = 1;
+            size_t start = 0;
+            for (size_t k = 0; k < i; k++) {
+                if (bytes[k] != '\n') continue;
+                line++;
+                start = k + 1;
+            }
+            const size_t column = i - start + 1;
+            return fail_place(err, code, what, line, column > INT32_MAX ? INT32_MAX : (int)column,
+                              "nested more than 64 levels deep");
+        } else if (c == ']' || c == '}') {
+            depth--;
+        }
+    }
+    return true;
+}
+
+bool json_parse(json_t **out, const char *bytes, size_t length, const char *what, ErrCode code, Err *err)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, use_our_memory);
+    if (!check_depth(bytes, length, what, code, err)) return false;
+    json_error_t fault;
+    out_of_memory = false;
+    json_t *root = json_loadb(bytes, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &fault);
+    if (root) {
+        *out = root;
+        return true;
+    }
+    if (out_of_memory) return FAIL(err, ERR_MEMORY, "out of host memory while reading %s", what);
+    return fail_place(err, code, what, fault.line > 0 ? fault.line : 1, fault.column > 0 ? fault.column : 1,
+                      fault.text);
+}
+
+bool json_parse_file(json_t **out, const char *path, size_t limit, ErrCode code, Err *err)
+{
+    char *bytes;
+    size_t length;
+    if (!file_read_all(&bytes, &length, path, limit, code, err)) return false;
+    const bool ok = json_parse(out, bytes, length, path, code, err);
+    mem_free(bytes);
+    return ok;
+}
+
+/* Null when the member is absent or null. */
+static const json_t *member(const json_t *object, const char *key)
+{
+    const json_t *value = json_object_get(object, key);
+    return json_is_null(value) ? NULL : value;
+}
+
+static bool fail_type(Err *err, const char *what, const char *key, const char *wanted, const json_t *value)
+{
+    static const char *const names[] = {
+        [JSON_OBJECT] = "an object",   [JSON_ARRAY] = "a list", [JSON_STRING] = "a text", [JSON_INTEGER] = "an integer",
+        [JSON_REAL] = "a real number", [JSON_TRUE] = "true",    [JSON_FALSE] = "false",   [JSON_NULL] = "null",
+    };
+    return FAIL(err, ERR_MODEL, "%s: \"%s\" must be %s, but is %s", what, key, wanted, names[json_typeof(value)]);
+}
+
+bool json_get_int(int64_t *out, const json_t *object, const char *key, int64_t low, int64_t high, const char *what,
+                  Err *err)
+{
+    const json_t *value = member(object, key);
+    if (!value) return true;
+    if (!json_is_integer(value)) return fail_type(err, what, key, "an integer", value);
+    const int64_t number = json_integer_value(value);
+    if (number < low || number > high) {
+        return FAIL(err, ERR_MODEL, "%s: \"%s\" is %lld, outside of %lld to %lld", what, key, (long long)number,
+                    (long long)low, (long long)high);
+    }
+    *out = number;
+    return true;
+}
+
+bool json_get_real(double *out, const json_t *object, const char *key, const char *what, Err *err)
+{
+    const json_t *value = member(object, key);
+    if (!value) return true;
+    if (!json_is_number(value)) return fail_type(err, what, key, "a number", value);
+    *out = json_number_value(value);
+    return true;
+}
+
+bool json_get_bool(bool *out, const json_t *object, const char *key, const char *what, Err *err)
+{
+    const json_t *value = member(object, key);
+    if (!value) return true;
+    if (!json_is_boolean(value)) return fail_type(err, what, key, "true or false", value);
+    *out = json_is_true(value);
+    return true;
+}
+
+bool json_get_text(const char **out, const json_t *object, const char *key, const char *what, Err *err)
+{
+    const json_t *value = member(object, key);
+    if (!value) return true;
+    if (!json_is_string(value)) return fail_type(err, what, key, "a text", value);
+    const char *text = json_string_value(value);
+    if (strlen(text) != json_string_length(value)) {
+        return FAIL(err, ERR_MODEL, "%s: \"%s\" contains a NUL character", what, key);
+    }
+    *out = text;
+    return true;
+}
