@@ -1,0 +1,123 @@
+#include "trainer/metrics.h"
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/mem.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+/* One line in the caller's frame: the step loop must not allocate. */
+typedef struct Line {
+    char text[METRICS_LINE_MAX];
+    size_t length;
+} Line;
+
+static void put(Line *l, const char *format, ...) PRINTF_LIKE(2, 3);
+
+static void put(Line *l, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    const int n = vsnprintf(l->text + l->length, sizeof l->text - l->length, format, args);
+    va_end(args);
+    CHECK(n >= 0 && (size_t)n < sizeof l->text - l->length);
+    l->length += (size_t)n;
+}
+
+static void put_real(Line *l, const char *key, double value)
+{
+    if (!isfinite(value)) {
+        put(l, ", \"%s\": null", key);
+        return;
+    }
+    char number[40];
+    snprintf(number, sizeof number, "%.17g", value);
+    const bool real = strpbrk(number, ".e") != NULL; /* 2 would be read back as an integer */
+    put(l, ", \"%s\": %s%s", key, number, real ? "" : ".0");
+}
+
+static void put_count(Line *l, const char *key, int64_t value)
+{
+    put(l, ", \"%s\": %" PRId64, key, value);
+}
+
+static bool append(Line *l, const char *path, Err *err)
+{
+    const time_t now = time(NULL);
+    struct tm utc;
+    char text[32];
+    gmtime_r(&now, &utc);
+    strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    put(l, ", \"time\": \"%s\"}\n", text);
+    return file_append(path, l->text, l->length, err);
+}
+
+bool metrics_update(const char *path, const UpdateMetrics *m, Err *err)
+{
+    const AdamwReport *r = &m->report;
+    Line l = {.length = 0};
+    put(&l, "{\"step\": %" PRId64, m->step);
+    put_real(&l, "epoch", m->epoch);
+    put_real(&l, "loss", m->loss);
+    put_real(&l, "learning_rate", m->learning_rate);
+    put_real(&l, "grad_norm", r->grad_norm);
+    put_count(&l, "tokens", m->tokens);
+    put_count(&l, "trained_tokens", m->trained_tokens);
+    put_real(&l, "tokens_per_second", m->seconds > 0 ? (double)m->tokens / m->seconds : 0);
+    put_real(&l, "seconds", m->seconds);
+    put_count(&l, "peak_memory_bytes", (int64_t)m->peak_memory_bytes);
+    put(&l, ", \"applied\": %s", r->applied ? "true" : "false");
+    put_count(&l, "norm_clipped", r->norm_clipped);
+    put_count(&l, "percentile_clipped", r->percentile_clipped);
+    put_count(&l, "value_clipped", r->value_clipped);
+    put_count(&l, "variance_floored", r->variance_floored);
+    put_count(&l, "variance_capped", r->variance_capped);
+    put_count(&l, "rms_clipped", r->rms_clipped);
+    return append(&l, path, err);
+}
+
+bool metrics_eval(const char *path, const EvalMetrics *m, Err *err)
+{
+    Line l = {.length = 0};
+    put(&l, "{\"step\": %" PRId64, m->step);
+    put_real(&l, "eval_loss", m->loss);
+    put_real(&l, "perplexity", exp(m->loss));
+    put_count(&l, "tokens", m->tokens);
+    put_real(&l, "seconds", m->seconds);
+    return append(&l, path, err);
+}
+
+/* The step of a line, -1 when it is not one of ours. */
+static int64_t step_of_line(const char *line, size_t length)
+{
+    json_error_t fault;
+    json_t *root = json_loadb(line, length, 0, &fault);
+    const json_t *step = json_object_get(root, "step");
+    const int64_t found = json_is_integer(step) ? (int64_t)json_integer_value(step) : -1;
+    json_decref(root);
+    return found;
+}
+
+bool metrics_cut(const char *path, int64_t step, Err *err)
+{
+    if (!file_exists(path)) return true;
+    FileMap map;
+    if (!file_map(&map, path, ERR_DISK, err)) return false;
+    size_t keep = 0;
+    while (keep < map.length) {
+        const char *line = map.bytes + keep;
+        const char *end = memchr(line, '\n', map.length - keep);
+        if (!end) break; /* the process died while it wrote this one */
+        const int64_t found = step_of_line(line, (size_t)(end - line));
+        if (found < 0 || found > step) break;
+        keep += (size_t)(end - line) + 1;
+    }
+    const bool cut = keep < map.length;
+    file_unmap(&map);
+    return !cut || file_truncate(path, keep, err);
+}

@@ -1,0 +1,38 @@
+/*
+ * metrics.h - output_dir/metrics.jsonl: one object an update, one an evaluation; the source of truth for every curve.
+ *
+ * Update: step (from 1), epoch, loss (mean over the update's trained tokens), learning_rate, grad_norm (before
+ * clipping), tokens (all that went through), trained_tokens, tokens_per_second, seconds, peak_memory_bytes, time (UTC),
+ * applied (false: withheld, weights unchanged), and how often each clamp acted: norm_clipped, percentile_clipped (0 or
+ * 1), value_clipped, variance_floored, variance_capped (elements), rms_clipped (tensors). Evaluation: step, eval_loss,
+ * perplexity, tokens, seconds, time. Numbers have full precision; what is not finite is null. Lines are
+ * appended and never rewritten; a resume cuts the file back to the checkpoint's step, so nothing stands twice.
+ */
+#pragma once
+
+#include "optim/adamw.h"
+
+typedef struct UpdateMetrics {
+    int64_t step;
+    double epoch, loss, learning_rate;
+    AdamwReport report; /* grad_norm, applied, clamps */
+    int64_t tokens, trained_tokens;
+    double seconds;
+    uint64_t peak_memory_bytes;
+} UpdateMetrics;
+
+typedef struct EvalMetrics {
+    int64_t step;
+    double loss;    /* mean over the targets */
+    int64_t tokens; /* targets */
+    double seconds;
+} EvalMetrics;
+
+enum { METRICS_LINE_MAX = 1536 };
+
+/* Neither allocates; both append one line. */
+bool metrics_update(const char *path, const UpdateMetrics *m, Err *err) MUST_USE;
+bool metrics_eval(const char *path, const EvalMetrics *m, Err *err) MUST_USE;
+
+/* Cuts the file behind the last whole line of a step <= `step`; a file that is not there is fine. */
+bool metrics_cut(const char *path, int64_t step, Err *err) MUST_USE;
