@@ -17,6 +17,8 @@
 extern "C" {
 #endif
 
+enum { LORA_RANK_MAX = 4096 };
+
 typedef enum LoraInit { LORA_INIT_KAIMING, LORA_INIT_GAUSSIAN } LoraInit;
 
 typedef struct LoraPattern {
@@ -68,9 +70,15 @@ typedef struct Lora {
     ParamTable table;
 } Lora;
 
+/* PEFT's rule for lists of names: the path equals the item or ends with "." + item. */
+bool lora_name_matches(const char *path, const char *item);
+
 /* ERR_CONFIG when nothing matches, a target matches nothing, or a pattern is no regular expression. */
 bool lora_create(Lora *out, const LoraModule *modules, int count, const LoraOptions *options, Err *err) MUST_USE;
 void lora_free(Lora *l);
+
+/* One parameter (rows, cols) as a view on the flat buffer, or on the gradients. */
+Tensor lora_param(const Tensor *flat, const Param *p);
 
 /* Initial values into the flat buffer: A by `init` from (seed, adapter), B zero. */
 bool lora_initialize(const Lora *l, Backend *be, const Tensor *params, uint64_t seed, Err *err) MUST_USE;
