@@ -213,18 +213,30 @@ bool file_create(File *out, const char *path, Err *err)
     return file_adopt(out, fd, path, ERR_DISK, err);
 }
 
-bool file_write(File *f, const void *bytes, size_t length, Err *err)
+/* offset -1: where the file stands */
+static bool write_full(File *f, int64_t offset, const char *from, size_t length, Err *err)
 {
     CHECK(f->open);
-    const char *from = bytes;
     while (length > 0) {
-        const ssize_t n = sys_write(f->fd, from, length);
+        const ssize_t n = sys_pwrite(f->fd, from, length, (off_t)offset);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return fail_call(err, ERR_DISK, "write", f->path, errno);
         from += n;
         length -= (size_t)n;
+        if (offset >= 0) offset += n;
     }
     return true;
+}
+
+bool file_write(File *f, const void *bytes, size_t length, Err *err)
+{
+    return write_full(f, -1, bytes, length, err);
+}
+
+bool file_write_at(File *f, uint64_t offset, const void *bytes, size_t length, Err *err)
+{
+    CHECK(offset <= INT64_MAX);
+    return write_full(f, (int64_t)offset, bytes, length, err);
 }
 
 bool file_sync_close(File *f, Err *err)
@@ -276,6 +288,12 @@ static bool sync_parent(const char *path, Err *err)
     return ok;
 }
 
+bool file_rename(const char *from, const char *to, Err *err)
+{
+    if (sys_rename(from, to, true) != 0) return fail_call(err, ERR_DISK, "replace", to, errno);
+    return sync_parent(to, err);
+}
+
 bool file_replace(const char *path, const void *bytes, size_t length, Err *err)
 {
     Text temporary = {0};
@@ -286,12 +304,7 @@ bool file_replace(const char *path, const void *bytes, size_t length, Err *err)
     created = true;
     TRY(file_write(&f, bytes, length, err));
     TRY(file_sync_close(&f, err));
-    if (sys_rename(temporary.bytes, path, true) != 0) {
-        (void)fail_call(err, ERR_DISK, "replace", path, errno);
-        goto fail;
-    }
-    created = false;
-    TRY(sync_parent(path, err));
+    TRY(file_rename(temporary.bytes, path, err));
     text_free(&temporary);
     return true;
 fail:

@@ -43,6 +43,7 @@ void file_unmap(FileMap *m);
 /* Writing, created new (an existing file is replaced), mode 0666 & ~umask. Buffered by the caller. */
 bool file_create(File *out, const char *path, Err *err) MUST_USE;
 bool file_write(File *f, const void *bytes, size_t length, Err *err) MUST_USE;
+bool file_write_at(File *f, uint64_t offset, const void *bytes, size_t length, Err *err) MUST_USE;
 bool file_sync_close(File *f, Err *err) MUST_USE; /* fsync, close; ERR_DISK */
 
 /* One small file: write to PATH.tmp, sync, rename, sync the folder. */
@@ -57,6 +58,8 @@ bool file_is_folder(const char *path);
 bool file_make_folders(const char *path, Err *err) MUST_USE;         /* like mkdir -p */
 bool file_copy(const char *to, const char *from, Err *err) MUST_USE; /* synced */
 bool file_sync_folder(const char *path, Err *err) MUST_USE;
+/* rename(from, to), replacing a file there, fsync(parent of to); the file was synced before. */
+bool file_rename(const char *from, const char *to, Err *err) MUST_USE;
 /* fsync(from), rename(from, to), fsync(parent of to). `to` must not exist. */
 bool file_commit_folder(const char *from, const char *to, Err *err) MUST_USE;
 bool file_remove(const char *path, Err *err) MUST_USE;      /* a file; absent is fine */

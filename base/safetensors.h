@@ -4,7 +4,8 @@
  * A file is: u64 little-endian header length n; n bytes of JSON {"name": {"dtype", "shape", "data_offsets": [b, e]}},
  * optionally "__metadata__": {string: string}; then the data. Offsets count from byte 8 + n. The reader demands: header
  * at most 32 MB, no duplicate keys, known dtypes, no overflow, contiguous data without hole or overlap, end of the last
- * tensor = end of the file. Violations are ERR_MODEL with the tensor's name.
+ * tensor = end of the file. Violations are ERR_MODEL with the tensor's name. The writer lays tensors out as Hugging
+ * Face's does (by type, then name), so files with equal content are equal byte by byte and every tensor is aligned.
  * Source: huggingface/safetensors README (format), and its audit of 2023.
  */
 #pragma once
@@ -17,7 +18,7 @@ extern "C" {
 #endif
 
 typedef struct SafetensorsEntry {
-    char *name; /* owned by the Safetensors */
+    char *name; /* borrowed from the Safetensors */
     DType dtype;
     int rank; /* 0..8 in the file; above TENSOR_RANK_MAX is refused */
     int64_t shape[TENSOR_RANK_MAX];
@@ -30,8 +31,9 @@ typedef struct Safetensors {
     File file;                 /* open for reading */
     SafetensorsEntry *entries; /* sorted by name */
     int count;
-    char **metadata; /* key, value, key, value, ...; metadata_count pairs */
+    char **metadata; /* key, value, key, value, ...; metadata_count pairs, sorted by key */
     int metadata_count;
+    char *text; /* the header, in which names and metadata lie */
 } Safetensors;
 
 bool safetensors_open(Safetensors *out, const char *path, Err *err) MUST_USE;
@@ -54,7 +56,7 @@ bool safetensors_writer_declare(SafetensorsWriter *w, const char *name, DType dt
 bool safetensors_writer_begin(SafetensorsWriter *w, Err *err) MUST_USE; /* writes the header */
 /* Next bytes; they may end anywhere, tensor borders are counted here. */
 bool safetensors_writer_data(SafetensorsWriter *w, const void *bytes, size_t length, Err *err) MUST_USE;
-/* Flushes, syncs and closes; fails when bytes are missing. Frees the writer in either case. */
+/* Syncs, closes and renames PATH.tmp to PATH; fails when bytes are missing. Frees the writer in either case. */
 bool safetensors_writer_finish(SafetensorsWriter *w, Err *err) MUST_USE;
 void safetensors_writer_discard(SafetensorsWriter *w); /* closes and removes the half-written file */
 

@@ -129,12 +129,17 @@ static size_t disk_takes(size_t length)
     return length;
 }
 
-ssize_t sys_write(int fd, const void *bytes, size_t length)
+static ssize_t write_to(int fd, const void *bytes, size_t length, off_t offset)
+{
+    return offset < 0 ? write(fd, bytes, length) : pwrite(fd, bytes, length, offset);
+}
+
+ssize_t sys_pwrite(int fd, const void *bytes, size_t length, off_t offset)
 {
     int error = 0;
     if (fault_due(SYS_WRITE, &error)) {
         if (error == KILL_SELF) { /* half of the bytes are out: a torn write */
-            if (write(fd, bytes, length / 2) < 0) perror("write");
+            if (write_to(fd, bytes, length / 2, offset) < 0) perror("write");
             raise(SIGKILL);
         }
         if (error != TRANSFER_HALF) {
@@ -148,7 +153,7 @@ ssize_t sys_write(int fd, const void *bytes, size_t length)
         errno = ENOSPC;
         return -1;
     }
-    return write(fd, bytes, taken);
+    return write_to(fd, bytes, taken, offset);
 }
 
 int sys_truncate(int fd, off_t length)

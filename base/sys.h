@@ -30,8 +30,8 @@ extern "C" {
 
 int sys_open(int folder, const char *path, int flags, mode_t mode); /* openat, always O_CLOEXEC */
 ssize_t sys_pread(int fd, void *to, size_t length, off_t offset);
-ssize_t sys_write(int fd, const void *bytes, size_t length);
-int sys_truncate(int fd, off_t length); /* counts as a write */
+ssize_t sys_pwrite(int fd, const void *bytes, size_t length, off_t offset); /* offset -1: write */
+int sys_truncate(int fd, off_t length);                                     /* counts as a write */
 int sys_fsync(int fd);
 int sys_rename(const char *from, const char *to, bool replace); /* without replace: EEXIST when `to` is there */
 int sys_mkdir(const char *path, mode_t mode);
