@@ -60,6 +60,7 @@ int64_t gguf_array_count(const Gguf *g, const char *key); /* -1: absent or no ar
 /* Elements of an array of texts / integers; pointers stay valid while the file is open. */
 bool gguf_array_text(const Gguf *g, const char *key, int64_t i, const char **text, size_t *length);
 bool gguf_array_int(const Gguf *g, const char *key, int64_t i, int64_t *out);
+bool gguf_array_real(const Gguf *g, const char *key, int64_t i, double *out); /* f32, f64 or an integer */
 
 int gguf_tensor_count(const Gguf *g);
 const GgufTensor *gguf_tensor(const Gguf *g, int i);
