@@ -41,7 +41,8 @@ void backend_close(Backend *be);
 
 BackendKind backend_kind(const Backend *be);
 int backend_threads(const Backend *be);
-const char *backend_name(const Backend *be); /* "cpu (2 threads, AVX512_BF16)" */
+const char *backend_name(const Backend *be); /* "cpu (2 threads, AMX-BF16)" */
+bool backend_reference(const Backend *be);   /* BackendOptions.reference */
 
 /* bf16 where the device multiplies it faster than f32, f32 otherwise. */
 DType backend_preferred_dtype(const Backend *be);

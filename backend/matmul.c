@@ -1,0 +1,149 @@
+#include "backend/matmul.h"
+
+#include "backend/cpu.h"
+#include "backend/elementwise.h"
+#include "backend/matmul_cpu.h"
+
+#include <omp.h>
+
+typedef struct MatmulOps {
+    void (*product)(Backend *be, const Product *p);
+    void (*gradient)(Backend *be, const Product *p, float *scratch);
+} MatmulOps;
+
+/* --- CPU --- */
+
+static void product_cpu(Backend *be, const Product *p)
+{
+    if (!be->reference && matmul_library(be->matmul, p, 0)) return;
+    matmul_plain(p, true);
+}
+
+/* Rows of a gradient chunk: fixed, so that the order of additions is. */
+enum { CHUNK = 512 };
+
+static void chunk_product(Backend *be, const Product *p, int thread)
+{
+    if (!be->reference && matmul_library(be->matmul, p, 1 + thread)) return;
+    matmul_plain(p, false);
+}
+
+/* Chunk c of p (whose k is the long side) into `part`, dense. */
+static Product chunk_of(const Product *p, int64_t c, float *part)
+{
+    Product chunk = *p;
+    const int64_t first = c * CHUNK;
+    chunk.a = cpu_at_in(p->a, p->in, first * p->a_stride);
+    chunk.b = cpu_at_in(p->b, p->in, first * p->b_stride);
+    chunk.k = p->k - first < CHUNK ? p->k - first : CHUNK;
+    chunk.out = part;
+    chunk.out_stride = p->n;
+    chunk.accumulate = false;
+    return chunk;
+}
+
+static void add_parts(const Product *p, const float *parts, int64_t chunks, int64_t row)
+{
+    float *out = (float *)p->out + row * p->out_stride;
+    for (int64_t c = 0; c < chunks; c++) {
+        const float *part = parts + (c * p->m + row) * p->n;
+        for (int64_t j = 0; j < p->n; j++)
+            out[j] += part[j];
+    }
+}
+
+static void gradient_cpu(Backend *be, const Product *p, float *scratch)
+{
+    const int64_t chunks = ceil_div(p->k, CHUNK);
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t c = 0; c < chunks; c++) {
+        const Product chunk = chunk_of(p, c, scratch + c * p->m * p->n);
+        chunk_product(be, &chunk, omp_get_thread_num());
+    }
+#pragma omp parallel for schedule(static) if (p->m * p->n > CPU_PARALLEL_MIN)
+    for (int64_t row = 0; row < p->m; row++)
+        add_parts(p, scratch, chunks, row);
+}
+
+static const MatmulOps matmul_ops_cpu = {.product = product_cpu, .gradient = gradient_cpu};
+
+/* --- all backends --- */
+
+static const MatmulOps *const matmul_ops[BACKEND_COUNT] = {
+    [BACKEND_CPU] = &matmul_ops_cpu,
+};
+
+static void zero_or_keep(Backend *be, const Matmul *op)
+{
+    if (!op->accumulate) tensor_zero(be, op->out);
+}
+
+void matmul(Backend *be, const Matmul *op)
+{
+    const Tensor *a = op->a, *b = op->b, *out = op->out;
+    CHECK(a->rank == 2 && b->rank == 2 && out->rank == 2);
+    const int64_t m = a->shape[op->transpose_a ? 1 : 0], k = a->shape[op->transpose_a ? 0 : 1];
+    const int64_t n = b->shape[op->transpose_b ? 0 : 1];
+    CHECK(b->shape[op->transpose_b ? 1 : 0] == k && out->shape[0] == m && out->shape[1] == n);
+    CHECK(cpu_is_float(a) && a->dtype == b->dtype);
+    CHECK(out->dtype == DTYPE_F32 || (out->dtype == a->dtype && !op->accumulate));
+    if (m == 0 || n == 0) return;
+    if (k == 0) {
+        zero_or_keep(be, op);
+        return;
+    }
+    const Product p = {
+        .a = a->data,
+        .b = b->data,
+        .out = out->data,
+        .in = a->dtype,
+        .to = out->dtype,
+        .m = m,
+        .n = n,
+        .k = k,
+        .a_stride = a->stride,
+        .b_stride = b->stride,
+        .out_stride = out->stride,
+        .transpose_a = op->transpose_a,
+        .transpose_b = op->transpose_b,
+        .accumulate = op->accumulate,
+        .alpha = op->alpha == 0.0f ? 1.0f : op->alpha,
+    };
+    backend_enter(be);
+    matmul_ops[backend_kind(be)]->product(be, &p);
+    backend_leave(be);
+}
+
+int64_t matmul_gradient_scratch(int64_t n, int64_t p, int64_t q)
+{
+    return ceil_div(n, CHUNK) * p * q;
+}
+
+void matmul_gradient(Backend *be, const Tensor *dw, const Tensor *a, const Tensor *b, float alpha,
+                     const Tensor *scratch)
+{
+    CHECK(dw->rank == 2 && a->rank == 2 && b->rank == 2);
+    CHECK(a->shape[0] == b->shape[0] && dw->shape[0] == a->shape[1] && dw->shape[1] == b->shape[1]);
+    CHECK(dw->dtype == DTYPE_F32 && cpu_is_float(a) && a->dtype == b->dtype);
+    CHECK(scratch->dtype == DTYPE_F32 && tensor_dense(scratch));
+    CHECK(tensor_count(scratch) >= matmul_gradient_scratch(a->shape[0], dw->shape[0], dw->shape[1]));
+    if (tensor_count(dw) == 0 || a->shape[0] == 0) return;
+    const Product p = {
+        .a = a->data,
+        .b = b->data,
+        .out = dw->data,
+        .in = a->dtype,
+        .to = DTYPE_F32,
+        .m = dw->shape[0],
+        .n = dw->shape[1],
+        .k = a->shape[0],
+        .a_stride = a->stride,
+        .b_stride = b->stride,
+        .out_stride = dw->stride,
+        .transpose_a = true,
+        .alpha = alpha == 0.0f ? 1.0f : alpha,
+    };
+    backend_enter(be);
+    matmul_ops[backend_kind(be)]->gradient(be, &p, scratch->data);
+    backend_leave(be);
+}

@@ -1,0 +1,25 @@
+/*
+ * matmul_cpu.h - the two ways the CPU computes a product; only backend/matmul*.c look at it.
+ */
+#pragma once
+
+#include "backend/matmul.h"
+#include "backend/state.h"
+
+/* Plain sizes and strides of a checked product. */
+typedef struct Product {
+    const void *a, *b;
+    void *out;
+    DType in, to; /* of a and b; of out */
+    int64_t m, n, k;
+    int64_t a_stride, b_stride, out_stride; /* elements from row to row as stored */
+    bool transpose_a, transpose_b, accumulate;
+    float alpha;
+} Product;
+
+/* The library's product. `lane` picks the scratch memory: 0 for calls that use all threads, 1 + t for a call of thread
+ * t that stays on it. False when the library cannot do this product on this processor. */
+bool matmul_library(MatmulState *state, const Product *p, int lane);
+
+/* Our own loops, all threads or the calling one. Rows do not depend on one another. */
+void matmul_plain(const Product *p, bool parallel);
