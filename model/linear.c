@@ -1,0 +1,245 @@
+#include "model/linear.h"
+
+#include "backend/elementwise.h"
+#include "backend/matmul.h"
+#include "model/rows.h"
+
+/* bf16 products run on pairs of 16 columns, f32 ones on 16. */
+static int64_t side_multiple(DType dtype)
+{
+    return dtype == DTYPE_F32 ? 16 : 32;
+}
+
+void linear_init(Linear *l, int64_t cols, DType dtype)
+{
+    l->cols = cols;
+    l->rows = l->side = 0;
+    for (int i = 0; i < l->count; i++) {
+        LinearPart *part = &l->parts[i];
+        part->first_row = l->rows;
+        part->first_side = l->side;
+        l->rows += part->rows;
+        l->side += part->adapter ? part->adapter->r : 0;
+    }
+    l->side = round_up(l->side, side_multiple(dtype));
+}
+
+int64_t linear_buffer(const Linear *l)
+{
+    return (l->rows + l->side) * (l->cols + l->side);
+}
+
+void linear_place(Linear *l, Arena *weights, DType dtype)
+{
+    for (int i = 0; i < l->count; i++) {
+        LinearPart *part = &l->parts[i];
+        if (part->quantized) {
+            const QuantOptions options = part->quant.options;
+            quant_place(&part->quant, weights, &options, part->rows, l->cols);
+        } else {
+            part->plain = arena_matrix(weights, dtype, part->rows, l->cols);
+        }
+    }
+    if (l->has_bias) l->bias = arena_vector(weights, dtype, l->rows);
+    if (l->resident) l->kept = arena_matrix(weights, dtype, l->rows + l->side, l->cols + l->side);
+    l->kept_fresh = false;
+}
+
+int64_t linear_gradient_scratch(const Linear *l, int64_t n)
+{
+    int64_t most = 0;
+    for (int i = 0; i < l->count; i++) {
+        if (!l->parts[i].adapter) continue;
+        const int64_t r = l->parts[i].adapter->r;
+        const int64_t a = matmul_gradient_scratch(n, r, l->cols), b = matmul_gradient_scratch(n, l->parts[i].rows, r);
+        most = most > a ? most : a;
+        most = most > b ? most : b;
+    }
+    return most;
+}
+
+/* ---- the buffer ---- */
+
+/* s B beside the rows of this matrix and A below the group; everything else in those strips stays zero. */
+static void put_adapter(const LinearWork *w, const Linear *l, const LinearPart *part, const Tensor *buffer)
+{
+    const LoraAdapter *ad = part->adapter;
+    const Tensor a = lora_param(&w->params, &w->lora->table.items[ad->a]);
+    const Tensor b = lora_param(&w->params, &w->lora->table.items[ad->b]);
+    const Tensor rows = tensor_slice_rows(buffer, l->rows + part->first_side, ad->r);
+    const Tensor below = tensor_slice_cols(&rows, 0, l->cols);
+    const Tensor own_rows = tensor_slice_rows(buffer, part->first_row, part->rows);
+    const Tensor beside = tensor_slice_cols(&own_rows, l->cols + part->first_side, ad->r);
+    tensor_scale(w->be, &below, &a, 1.0f);
+    tensor_scale(w->be, &beside, &b, ad->scale);
+}
+
+static void put_adapters(const LinearWork *w, const Linear *l, const Tensor *buffer)
+{
+    if (l->side == 0) return;
+    const Tensor below = tensor_slice_rows(buffer, l->rows, l->side);
+    const Tensor rows = tensor_slice_rows(buffer, 0, l->rows);
+    const Tensor beside = tensor_slice_cols(&rows, l->cols, l->side);
+    tensor_zero(w->be, &below);
+    tensor_zero(w->be, &beside);
+    for (int i = 0; i < l->count; i++) {
+        if (l->parts[i].adapter) put_adapter(w, l, &l->parts[i], buffer);
+    }
+}
+
+static void put_weights(const LinearWork *w, const Linear *l, const Tensor *buffer)
+{
+    for (int i = 0; i < l->count; i++) {
+        const LinearPart *part = &l->parts[i];
+        const Tensor rows = tensor_slice_rows(buffer, part->first_row, part->rows);
+        const Tensor to = tensor_slice_cols(&rows, 0, l->cols);
+        if (part->quantized)
+            quant_decode(w->be, &to, &part->quant);
+        else
+            tensor_copy(w->be, &to, &part->plain);
+    }
+}
+
+/* The filled buffer (O + R, K + R). */
+static Tensor buffer_fill(const LinearWork *w, Linear *l)
+{
+    if (l->resident) {
+        if (!l->kept_fresh) {
+            put_weights(w, l, &l->kept);
+            put_adapters(w, l, &l->kept);
+            l->kept_fresh = true;
+        }
+        return l->kept;
+    }
+    const Tensor flat = tensor_slice_flat(&w->weights, 0, linear_buffer(l));
+    const Tensor buffer = tensor_matrix(flat.data, flat.dtype, l->rows + l->side, l->cols + l->side);
+    put_weights(w, l, &buffer);
+    put_adapters(w, l, &buffer);
+    return buffer;
+}
+
+void linear_refresh(const LinearWork *w, Linear *l)
+{
+    if (l->resident && l->kept_fresh) put_adapters(w, l, &l->kept);
+}
+
+/* ---- the side columns ---- */
+
+static RngKey mask_key(const LinearPass *p, const LinearPart *part)
+{
+    RngKey key = p->key;
+    key.stream += (uint32_t)part->module;
+    return key;
+}
+
+static Tensor masked_input(const LinearWork *w, const LinearPass *p, const LinearPart *part, const Tensor *x)
+{
+    const Tensor rows = tensor_slice_rows(&w->masked, 0, tensor_rows(x));
+    const Tensor out = tensor_slice_cols(&rows, 0, tensor_cols(x));
+    lora_dropout(w->be, &out, x, p->dropout, mask_key(p, part));
+    return out;
+}
+
+/* Side columns of x (N, K + R): x A^T, or matrix by matrix from masked copies. */
+static void side_of_input(const LinearWork *w, const Linear *l, const LinearPass *p, const Tensor *x,
+                          const Tensor *buffer)
+{
+    const Tensor input = tensor_slice_cols(x, 0, l->cols);
+    const Tensor side = tensor_slice_cols(x, l->cols, l->side);
+    const Tensor below = tensor_slice_rows(buffer, l->rows, l->side);
+    const Tensor a = tensor_slice_cols(&below, 0, l->cols);
+    if (p->dropout == 0) {
+        matmul(w->be, &(Matmul){.out = &side, .a = &input, .b = &a, .transpose_b = true});
+        return;
+    }
+    tensor_zero(w->be, &side);
+    for (int i = 0; i < l->count; i++) {
+        const LinearPart *part = &l->parts[i];
+        if (!part->adapter) continue;
+        const Tensor masked = masked_input(w, p, part, &input);
+        const Tensor to = tensor_slice_cols(&side, part->first_side, part->adapter->r);
+        const Tensor rows = tensor_slice_rows(&a, part->first_side, part->adapter->r);
+        matmul(w->be, &(Matmul){.out = &to, .a = &masked, .b = &rows, .transpose_b = true});
+    }
+}
+
+static void side_of_gradient(const LinearWork *w, const Linear *l, const Tensor *dy, const Tensor *buffer)
+{
+    const Tensor gradient = tensor_slice_cols(dy, 0, l->rows);
+    const Tensor side = tensor_slice_cols(dy, l->rows, l->side);
+    const Tensor rows = tensor_slice_rows(buffer, 0, l->rows);
+    const Tensor b = tensor_slice_cols(&rows, l->cols, l->side);
+    matmul(w->be, &(Matmul){.out = &side, .a = &gradient, .b = &b});
+}
+
+/* ---- forward ---- */
+
+void linear_forward(const LinearWork *w, Linear *l, const LinearPass *p, const Tensor *y, const Tensor *x)
+{
+    CHECK(tensor_cols(x) == l->cols + l->side && tensor_cols(y) == l->rows);
+    const Tensor buffer = buffer_fill(w, l);
+    const Tensor weights = tensor_slice_rows(&buffer, 0, l->rows);
+    if (l->side > 0) side_of_input(w, l, p, x, &buffer);
+    matmul(w->be, &(Matmul){.out = y, .a = x, .b = &weights, .transpose_b = true});
+    if (l->has_bias) rows_add_vector(w->be, y, &l->bias);
+}
+
+/* ---- backward ---- */
+
+static void adapter_gradients(const LinearWork *w, const Linear *l, const LinearPass *p, const LinearPart *part,
+                              const Tensor *dy, const Tensor *x)
+{
+    const LoraAdapter *ad = part->adapter;
+    const Tensor da = lora_param(&w->grads, &w->lora->table.items[ad->a]);
+    const Tensor db = lora_param(&w->grads, &w->lora->table.items[ad->b]);
+    const Tensor own_dy = tensor_slice_cols(dy, part->first_row, part->rows);
+    const Tensor own_x_side = tensor_slice_cols(x, l->cols + part->first_side, ad->r);
+    const Tensor own_dy_side = tensor_slice_cols(dy, l->rows + part->first_side, ad->r);
+    Tensor input = tensor_slice_cols(x, 0, l->cols);
+    if (p->dropout > 0) input = masked_input(w, p, part, &input);
+    matmul_gradient(w->be, &da, &own_dy_side, &input, 1.0f, &w->partial);
+    matmul_gradient(w->be, &db, &own_dy, &own_x_side, ad->scale, &w->partial);
+}
+
+/* dx += mask * (dy s B) A, matrix by matrix. */
+static void masked_gradient(const LinearWork *w, const Linear *l, const LinearPass *p, const LinearPart *part,
+                            const Tensor *dx, const Tensor *dy, const Tensor *buffer)
+{
+    const Tensor side = tensor_slice_cols(dy, l->rows + part->first_side, part->adapter->r);
+    const Tensor below = tensor_slice_rows(buffer, l->rows + part->first_side, part->adapter->r);
+    const Tensor a = tensor_slice_cols(&below, 0, l->cols);
+    const Tensor rows = tensor_slice_rows(&w->masked, 0, tensor_rows(dy));
+    const Tensor part_dx = tensor_slice_cols(&rows, 0, l->cols);
+    matmul(w->be, &(Matmul){.out = &part_dx, .a = &side, .b = &a});
+    lora_dropout(w->be, &part_dx, &part_dx, p->dropout, mask_key(p, part));
+    tensor_add(w->be, dx, dx, &part_dx);
+}
+
+static void input_gradient(const LinearWork *w, const Linear *l, const LinearPass *p, const Tensor *dx,
+                           const Tensor *dy, const Tensor *buffer)
+{
+    const int64_t k = l->rows + (p->dropout > 0 ? 0 : l->side);
+    const Tensor gradient = tensor_slice_cols(dy, 0, k);
+    const Tensor rows = tensor_slice_rows(buffer, 0, k);
+    const Tensor weights = tensor_slice_cols(&rows, 0, l->cols);
+    matmul(w->be, &(Matmul){.out = dx, .a = &gradient, .b = &weights});
+    for (int i = 0; i < l->count && p->dropout > 0; i++) {
+        if (l->parts[i].adapter) masked_gradient(w, l, p, &l->parts[i], dx, dy, buffer);
+    }
+}
+
+void linear_backward(const LinearWork *w, Linear *l, const LinearPass *p, const Tensor *dx, const Tensor *dy,
+                     const Tensor *x, bool side_filled)
+{
+    CHECK(tensor_cols(dy) == l->rows + l->side && tensor_cols(x) == l->cols + l->side);
+    if (l->side == 0 && !dx) return;
+    const Tensor buffer = buffer_fill(w, l);
+    if (l->side > 0) {
+        if (!side_filled) side_of_input(w, l, p, x, &buffer);
+        side_of_gradient(w, l, dy, &buffer);
+        for (int i = 0; i < l->count; i++) {
+            if (l->parts[i].adapter) adapter_gradients(w, l, p, &l->parts[i], dy, x);
+        }
+    }
+    if (dx) input_gradient(w, l, p, dx, dy, &buffer);
+}

@@ -1,0 +1,93 @@
+/*
+ * linear.h - a group of frozen matrices that read the same input, with their adapters, as one matrix product.
+ *
+ * The matrices W_1, W_2, ... (O_i, K) stand below one another in one buffer of (O + R) x (K + R):
+ *
+ *        K       R
+ *   [   W    | s B ]  O     B block-diagonal: matrix i in its own rows and columns
+ *   [   A    |  -  ]  R     the A_i below one another
+ *
+ * R is the sum of the ranks, rounded up so that the product keeps whole tiles; spare rows and columns are zero.
+ * Inputs x have R spare columns for x A^T, gradients dy have R spare columns for dy (s B):
+ *   forward   y  = [x | x A^T] [W | s B]^T
+ *   backward  dx = [dy | dy s B] [W ; A],  dA = (dy s B)^T x,  dB = s dy^T (x A^T)
+ * With dropout every adapter sees its own mask on x, so x A^T is formed matrix by matrix from masked copies and the
+ * adapters' part of dx goes through the masks instead of through the product.
+ * Quantized matrices are decoded into the buffer each time; others are copied, unless the buffer is kept.
+ */
+#pragma once
+
+#include "base/rng.h"
+#include "lora/lora.h"
+#include "quant/nf4.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { LINEAR_PARTS_MAX = 3 };
+
+typedef struct LinearPart {
+    int module; /* index into the model's modules */
+    int64_t rows;
+    int64_t first_row;          /* in the group */
+    const LoraAdapter *adapter; /* null: none */
+    int64_t first_side;         /* its first side column */
+    bool quantized;
+    QuantMatrix quant;
+    Tensor plain; /* (rows, K) compute type when it is not quantized */
+} LinearPart;
+
+typedef struct Linear {
+    LinearPart parts[LINEAR_PARTS_MAX];
+    int count;
+    int64_t rows, cols; /* O, K */
+    int64_t side;       /* R; 0 without adapters */
+    bool has_bias;
+    Tensor bias;     /* (O) */
+    bool resident;   /* `kept` holds the decoded weights */
+    Tensor kept;     /* (O + R, K + R) */
+    bool kept_fresh; /* W is decoded there */
+} Linear;
+
+/* Shared by all groups. */
+typedef struct LinearWork {
+    Backend *be;
+    DType dtype;
+    const Lora *lora; /* null without adapters */
+    Tensor params, grads;
+    Tensor weights; /* flat: the largest group */
+    Tensor masked;  /* (N, largest K): a masked copy of x, or of a gradient; only with dropout */
+    Tensor partial; /* f32 scratch of matmul_gradient */
+} LinearWork;
+
+/* What tells apart the masks of one micro-batch. */
+typedef struct LinearPass {
+    float dropout; /* 0: off */
+    RngKey key;    /* stream: first one of this micro-batch, one a module */
+} LinearPass;
+
+/* Fills first_row, first_side, rows and side from the parts. */
+void linear_init(Linear *l, int64_t cols, DType dtype);
+void linear_place(Linear *l, Arena *weights, DType dtype);
+int64_t linear_buffer(const Linear *l); /* elements of the buffer */
+
+/* Elements of matmul_gradient's scratch that backward needs for n tokens. */
+int64_t linear_gradient_scratch(const Linear *l, int64_t n);
+
+/* y (N, O) = x's product and bias; x (N, K + R), whose side columns are written. */
+void linear_forward(const LinearWork *w, Linear *l, const LinearPass *p, const Tensor *y, const Tensor *x);
+
+/*
+ * Adds the gradients of the adapters; dx (N, K) is overwritten, or null when nobody needs it. dy (N, O + R), side
+ * columns written. x as in forward; `side_filled`: its side columns are still there, else they are formed again.
+ */
+void linear_backward(const LinearWork *w, Linear *l, const LinearPass *p, const Tensor *dx, const Tensor *dy,
+                     const Tensor *x, bool side_filled);
+
+/* Adapters changed: resident buffers are out of date. */
+void linear_refresh(const LinearWork *w, Linear *l);
+
+#ifdef __cplusplus
+}
+#endif

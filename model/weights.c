@@ -1,0 +1,316 @@
+#include "model/decoder.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/text.h"
+#include "model/rope.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { CHUNK_ELEMENTS = 1 << 20 }; /* of a tensor that is only converted: 4 MB of f32 on the host */
+
+/* One tensor of the base model and where it goes. */
+typedef struct Item {
+    char name[160];
+    int64_t rows, cols; /* a vector is (n, 1) */
+    bool vector;
+    Tensor to;        /* in the compute type */
+    LinearPart *part; /* instead of `to`: a quantized matrix */
+} Item;
+
+typedef struct Plan {
+    Item *items;
+    int count;
+} Plan;
+
+/* ---- places ---- */
+
+void weights_place(Model *m, Arena *a)
+{
+    const DType dtype = m->options.compute;
+    const ModelSpec *s = &m->spec;
+    m->embed = arena_matrix(a, dtype, s->vocab, s->hidden);
+    for (int i = 0; i < s->layers; i++) {
+        Layer *l = &m->layers[i];
+        l->norm1 = arena_vector(a, dtype, s->hidden);
+        l->norm2 = arena_vector(a, dtype, s->hidden);
+        linear_place(&l->qkv, a, dtype);
+        linear_place(&l->o, a, dtype);
+        linear_place(&l->gate_up, a, dtype);
+        linear_place(&l->down, a, dtype);
+    }
+    m->head.norm = arena_vector(a, dtype, s->hidden);
+    m->head.table = s->tied ? m->embed : arena_matrix(a, dtype, s->vocab, s->hidden);
+    const int64_t cache = m->options.cache_tokens;
+    m->rope = arena_matrix(a, DTYPE_F32, m->n_max > cache ? m->n_max : cache, s->head_dim);
+}
+
+/* ---- what there is to read ---- */
+
+static void add_vector(Plan *p, const char *name, const Tensor *to)
+{
+    Item *item = &p->items[p->count++];
+    snprintf(item->name, sizeof item->name, "%s", name);
+    item->vector = true;
+    item->rows = tensor_count(to);
+    item->cols = 1;
+    item->to = *to;
+}
+
+static void add_matrix(Plan *p, const char *name, const Tensor *to)
+{
+    Item *item = &p->items[p->count++];
+    snprintf(item->name, sizeof item->name, "%s", name);
+    item->rows = tensor_rows(to);
+    item->cols = tensor_cols(to);
+    item->to = *to;
+}
+
+static void add_group(Plan *p, const Model *m, Linear *l)
+{
+    for (int i = 0; i < l->count; i++) {
+        LinearPart *part = &l->parts[i];
+        char name[160];
+        snprintf(name, sizeof name, "%s.weight", m->modules[part->module].path);
+        if (part->quantized) {
+            Item *item = &p->items[p->count++];
+            memcpy(item->name, name, sizeof name);
+            item->rows = part->rows;
+            item->cols = l->cols;
+            item->part = part;
+        } else {
+            add_matrix(p, name, &part->plain);
+        }
+        if (!l->has_bias) continue;
+        const Tensor bias = tensor_slice_flat(&l->bias, part->first_row, part->rows);
+        snprintf(name, sizeof name, "%s.bias", m->modules[part->module].path);
+        add_vector(p, name, &bias);
+    }
+}
+
+static bool plan_make(Plan *p, Model *m, Err *err)
+{
+    *p = (Plan){0};
+    p->items = mem_alloc((size_t)m->spec.layers * 16 + 3, sizeof *p->items, err);
+    if (!p->items) return false;
+    add_matrix(p, "model.embed_tokens.weight", &m->embed);
+    for (int i = 0; i < m->spec.layers; i++) {
+        Layer *l = &m->layers[i];
+        char name[160];
+        snprintf(name, sizeof name, "model.layers.%d.input_layernorm.weight", i);
+        add_vector(p, name, &l->norm1);
+        snprintf(name, sizeof name, "model.layers.%d.post_attention_layernorm.weight", i);
+        add_vector(p, name, &l->norm2);
+        add_group(p, m, &l->qkv);
+        add_group(p, m, &l->o);
+        add_group(p, m, &l->gate_up);
+        add_group(p, m, &l->down);
+    }
+    add_vector(p, "model.norm.weight", &m->head.norm);
+    if (!m->spec.tied) add_matrix(p, "lm_head.weight", &m->head.table);
+    return true;
+}
+
+static const SourceTensor *find_checked(const ModelSource *source, const Item *item, Err *err)
+{
+    const SourceTensor *t = source_find(source, item->name);
+    if (!t) {
+        FAIL(err, ERR_MODEL, "%s: tensor %s is missing", source_path(source), item->name);
+        return NULL;
+    }
+    const bool fits = item->vector ? t->rank == 1 && t->shape[0] == item->rows
+                                   : t->rank == 2 && t->shape[0] == item->rows && t->shape[1] == item->cols;
+    if (fits) return t;
+    const long long second = t->rank == 2 ? (long long)t->shape[1] : 1;
+    FAIL(err, ERR_MODEL, "%s: tensor %s has shape (%lld, %lld); the config asks for (%lld, %lld)", source_path(source),
+         item->name, (long long)t->shape[0], second, (long long)item->rows, (long long)item->cols);
+    return NULL;
+}
+
+/* A tensor nobody asked for means another architecture than the config says. */
+static bool check_strangers(const Plan *p, const ModelSource *source, bool tied, Err *err)
+{
+    for (int i = 0; i < source_count(source); i++) {
+        const char *name = source_tensor(source, i)->name;
+        bool known = strstr(name, "rotary_emb.inv_freq") || (tied && strcmp(name, "lm_head.weight") == 0);
+        for (int j = 0; !known && j < p->count; j++)
+            known = strcmp(p->items[j].name, name) == 0;
+        char shown[256];
+        if (!known)
+            return FAIL(err, ERR_MODEL, "%s: tensor %s has no place in a model of this config", source_path(source),
+                        text_printable(shown, sizeof shown, name, strlen(name)));
+    }
+    return true;
+}
+
+/* ---- reading ---- */
+
+/* All cores share the rows; the first failure in row order is reported. */
+static bool read_rows(const ModelSource *source, const SourceTensor *t, int64_t first, int64_t count, int64_t cols,
+                      float *to, Err *err)
+{
+    enum { PIECES = 16 };
+    Err errors[PIECES] = {0};
+    const int64_t piece = ceil_div(count, PIECES);
+#pragma omp parallel for schedule(dynamic)
+    for (int i = 0; i < PIECES; i++) {
+        const int64_t from = i * piece, n = count - from < piece ? count - from : piece;
+        if (n > 0 && !source_read(source, t, first + from, n, to + from * cols, &errors[i])) continue;
+    }
+    for (int i = 0; i < PIECES; i++) {
+        if (errors[i].code == ERR_NONE) continue;
+        *err = errors[i];
+        return false;
+    }
+    return true;
+}
+
+static bool check_finite(const float *values, int64_t count, int64_t first, const Item *item, Err *err)
+{
+    uint32_t any = 0; /* integers, so that the loop vectorises */
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof bits);
+        any |= (bits & 0x7f800000u) == 0x7f800000u;
+    }
+    if (!any) return true;
+    for (int64_t i = 0; i < count; i++) {
+        if (!isfinite(values[i]))
+            return FAIL(err, ERR_MODEL, "tensor %s holds %g at row %lld, column %lld", item->name, (double)values[i],
+                        (long long)((first + i) / item->cols), (long long)((first + i) % item->cols));
+    }
+    return true;
+}
+
+static void upload(Backend *be, const Tensor *to, float *values)
+{
+    if (to->dtype == DTYPE_BF16) {
+        uint16_t *narrow = (uint16_t *)(void *)values; /* overtakes nothing: it is the shorter one */
+        for (int64_t i = 0; i < tensor_count(to); i++) {
+            const uint16_t bits = bf16_from_f32(values[i]);
+            memcpy(&narrow[i], &bits, sizeof bits);
+        }
+    }
+    backend_upload(be, to, values);
+}
+
+static bool load_plain(Model *m, const ModelSource *source, const SourceTensor *t, const Item *item, float *buffer,
+                       Err *err)
+{
+    const int64_t most = CHUNK_ELEMENTS / item->cols > 0 ? CHUNK_ELEMENTS / item->cols : 1;
+    for (int64_t first = 0; first < item->rows; first += most) {
+        const int64_t n = item->rows - first < most ? item->rows - first : most;
+        if (!read_rows(source, t, first, n, item->cols, buffer, err)) return false;
+        if (!check_finite(buffer, n * item->cols, first * item->cols, item, err)) return false;
+        const Tensor to =
+            item->vector ? tensor_slice_flat(&item->to, first, n) : tensor_slice_rows(&item->to, first, n);
+        upload(m->be, &to, buffer);
+    }
+    return true;
+}
+
+/* Host arrays of the largest quantized matrix. */
+typedef struct Staging {
+    float *values; /* also the chunks of plain tensors */
+    QuantHost host;
+} Staging;
+
+static void staging_free(Staging *s)
+{
+    mem_free(s->values);
+    mem_free(s->host.codes);
+    mem_free(s->host.absmax);
+    mem_free(s->host.nested_absmax);
+    mem_free(s->host.scratch_absmax);
+    *s = (Staging){0};
+}
+
+static bool staging_make(Staging *s, const Plan *p, Err *err)
+{
+    int64_t most = CHUNK_ELEMENTS, blocks = 1;
+    *s = (Staging){0};
+    for (int i = 0; i < p->count; i++) {
+        const Item *item = &p->items[i];
+        if (item->part) {
+            const int64_t n = item->rows * item->cols, nb = quant_blocks(&item->part->quant);
+            most = n > most ? n : most;
+            blocks = nb > blocks ? nb : blocks;
+        } else if (item->cols > most) {
+            most = item->cols;
+        }
+    }
+    TRY(s->values = mem_alloc((size_t)most, sizeof *s->values, err));
+    TRY(s->host.codes = mem_alloc((size_t)most / 2 + 1, 1, err));
+    TRY(s->host.absmax = mem_alloc((size_t)blocks, sizeof(float), err));
+    TRY(s->host.nested_absmax = mem_alloc((size_t)blocks / 256 + 1, sizeof *s->host.nested_absmax, err));
+    TRY(s->host.scratch_absmax = mem_alloc((size_t)blocks, sizeof *s->host.scratch_absmax, err));
+    return true;
+fail:
+    staging_free(s);
+    return false;
+}
+
+static bool load_quantized(Model *m, const ModelSource *source, const SourceTensor *t, const Item *item, Staging *s,
+                           Err *err)
+{
+    QuantMatrix *q = &item->part->quant;
+    if (t->prequantized) {
+        if (!source_read_quantized(source, t, q, &s->host, err)) return false;
+        q->offset = q->options.double_quant ? s->host.offset : 0;
+    } else {
+        if (!read_rows(source, t, 0, item->rows, item->cols, s->values, err)) return false;
+        if (!quant_encode(&s->host, s->values, item->rows * item->cols, &q->options, err))
+            return err_note(err, "tensor %s", item->name);
+        q->offset = q->options.double_quant ? s->host.offset : 0;
+        q->source_dtype = t->dtype;
+    }
+    backend_upload(m->be, &q->codes, s->host.codes);
+    backend_upload(m->be, &q->absmax, s->host.absmax);
+    if (q->options.double_quant) backend_upload(m->be, &q->nested_absmax, s->host.nested_absmax);
+    return true;
+}
+
+static bool load_item(Model *m, const ModelSource *source, const Item *item, Staging *s, Err *err)
+{
+    const SourceTensor *t = find_checked(source, item, err);
+    if (!t) return false;
+    if (!item->part && t->prequantized)
+        return FAIL(err, ERR_MODEL, "%s: tensor %s is stored in 4 bits and is needed in 16", source_path(source),
+                    item->name);
+    return item->part ? load_quantized(m, source, t, item, s, err) : load_plain(m, source, t, item, s->values, err);
+}
+
+static bool load_all(Model *m, const ModelSource *source, const Plan *p, Staging *s, Err *err)
+{
+    double total = 0, done = 0;
+    for (int i = 0; i < p->count; i++)
+        total += (double)(p->items[i].rows * p->items[i].cols);
+    for (int i = 0; i < p->count; i++) {
+        if (!load_item(m, source, &p->items[i], s, err)) return false;
+        done += (double)(p->items[i].rows * p->items[i].cols);
+        log_progress("loading", done * 1e-6, total * 1e-6, "M weights", i + 1 == p->count);
+    }
+    return true;
+}
+
+static bool load_rope(Model *m, Err *err)
+{
+    float *frequencies = mem_alloc((size_t)m->spec.head_dim, sizeof *frequencies, err);
+    if (!frequencies) return false;
+    spec_rope_frequencies(&m->spec, frequencies);
+    rope_table(m->be, &m->rope, frequencies, 1.0f);
+    mem_free(frequencies);
+    return true;
+}
+
+bool weights_load(Model *m, const ModelSource *source, Err *err)
+{
+    Plan p = {0};
+    Staging s = {0};
+    const bool ok = plan_make(&p, m, err) && check_strangers(&p, source, m->spec.tied, err) &&
+                    staging_make(&s, &p, err) && load_all(m, source, &p, &s, err) && load_rope(m, err);
+    staging_free(&s);
+    mem_free(p.items);
+    return ok && backend_sync(m->be, err);
+}
