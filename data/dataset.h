@@ -94,6 +94,16 @@ typedef struct Sample {
 int64_t dataset_samples(const Dataset *d);
 Sample dataset_sample(const Dataset *d, int64_t i);
 
+/* Where sample i was read: file and line (from 1). The path is borrowed. */
+typedef struct SamplePlace {
+    const char *path;
+    int64_t line;
+} SamplePlace;
+SamplePlace dataset_sample_place(const Dataset *d, int64_t i);
+
+/* Samples of low <= tokens < high, for a histogram. */
+int64_t dataset_count_lengths(const Dataset *d, int64_t low, int64_t high);
+
 /* Rows: a row is one sample, or several packed ones of together at most sequence_len tokens. The rows of an epoch are
  * the same in every epoch; their order is a permutation of (seed, epoch), or the file's order without shuffle. */
 int64_t dataset_rows(const Dataset *d);
