@@ -1,0 +1,163 @@
+#include "backend/simd.h"
+#include "quant/kernels.h"
+#include "quant/nf4_tables.h"
+
+#include <float.h>
+
+/* bitsandbytes is built with flush-to-zero: subnormal inputs and results count as zero. */
+static float flush(float x)
+{
+    return fabsf(x) < FLT_MIN ? copysignf(0.0f, x) : x;
+}
+
+/* Infinite for an all-zero block: 0 * inf is NaN, which lies above no threshold and so becomes code 0. */
+static float block_reciprocal(float absmax)
+{
+    return flush(1.0f / absmax);
+}
+
+static unsigned code_nf4(float y)
+{
+    unsigned code = 0;
+    for (int i = 0; i < NF4_THRESHOLDS; i++)
+        code += y > nf4_thresholds[i];
+    return code;
+}
+
+static unsigned code_fp4(float y)
+{
+    unsigned count = 0;
+    for (int i = 0; i < FP4_THRESHOLDS; i++)
+        count += fabsf(y) > fp4_thresholds[i];
+    return fp4_order[count] | (y < 0.0f ? 8u : 0u);
+}
+
+static unsigned code_of(float x, float reciprocal, QuantType type)
+{
+    const float y = flush(flush(x) * reciprocal);
+    return type == QUANT_NF4 ? code_nf4(y) : code_fp4(y);
+}
+
+/* An odd last element shares its byte with the code of a zero. */
+static void encode_values(uint8_t *codes, const float *x, int64_t n, float reciprocal, QuantType type)
+{
+    for (int64_t i = 0; i < n; i += 2) {
+        const unsigned high = code_of(x[i], reciprocal, type);
+        const unsigned low = code_of(i + 1 < n ? x[i + 1] : 0.0f, reciprocal, type);
+        codes[i / 2] = (uint8_t)(high << 4 | low);
+    }
+}
+
+bool kernel_encode_plain(uint8_t *codes, float *absmax, const float *x, int64_t n, QuantType type)
+{
+    float largest = 0.0f;
+    for (int64_t i = 0; i < n; i++) {
+        if (!isfinite(x[i])) return false;
+        if (fabsf(x[i]) > largest) largest = fabsf(x[i]);
+    }
+    *absmax = flush(largest);
+    encode_values(codes, x, n, block_reciprocal(*absmax), type);
+    return true;
+}
+
+#if SIMD_AVX512
+
+/* Where absmax is in between, no subnormal input or product can reach a threshold, so nothing needs flushing. */
+#    define ABSMAX_LOW 0x1p-117f
+#    define ABSMAX_HIGH 0x1p126f
+
+/* 16 codes, one a dword. Four halvings over the 15 thresholds; the tables are shifted so that the code is the index. */
+SIMD_INLINE __m512i codes_nf4(__m512 y, __m512 at0, __m512 at1, __m512 at3)
+{
+    const __m512i eight = _mm512_set1_epi32(8), four = _mm512_set1_epi32(4);
+    const __m512i two = _mm512_set1_epi32(2), one = _mm512_set1_epi32(1);
+    __m512i c = _mm512_maskz_mov_epi32(_mm512_cmp_ps_mask(y, _mm512_set1_ps(nf4_thresholds[7]), _CMP_GT_OQ), eight);
+    c = _mm512_mask_add_epi32(c, _mm512_cmp_ps_mask(y, _mm512_permutexvar_ps(c, at3), _CMP_GT_OQ), c, four);
+    c = _mm512_mask_add_epi32(c, _mm512_cmp_ps_mask(y, _mm512_permutexvar_ps(c, at1), _CMP_GT_OQ), c, two);
+    return _mm512_mask_add_epi32(c, _mm512_cmp_ps_mask(y, _mm512_permutexvar_ps(c, at0), _CMP_GT_OQ), c, one);
+}
+
+SIMD_INLINE __m512i codes_fp4(__m512 x, __m512 y, __m512 at0, __m512 at1, __m512i order)
+{
+    const __m512 size = _mm512_abs_ps(y), tiny = _mm512_set1_ps(-FLT_MIN);
+    const __m512i four = _mm512_set1_epi32(4), two = _mm512_set1_epi32(2), one = _mm512_set1_epi32(1);
+    __m512i c = _mm512_maskz_mov_epi32(_mm512_cmp_ps_mask(size, _mm512_set1_ps(fp4_thresholds[3]), _CMP_GT_OQ), four);
+    c = _mm512_mask_add_epi32(c, _mm512_cmp_ps_mask(size, _mm512_permutexvar_ps(c, at1), _CMP_GT_OQ), c, two);
+    c = _mm512_mask_add_epi32(c, _mm512_cmp_ps_mask(size, _mm512_permutexvar_ps(c, at0), _CMP_GT_OQ), c, one);
+    c = _mm512_permutexvar_epi32(c, order);
+    const __mmask16 normal = _mm512_cmp_ps_mask(x, tiny, _CMP_LE_OQ);
+    const __mmask16 negative = _mm512_mask_cmp_ps_mask(normal, y, tiny, _CMP_LE_OQ);
+    return _mm512_mask_or_epi32(c, negative, c, _mm512_set1_epi32(8));
+}
+
+/* Pairs of dwords (even element, odd element) to bytes. */
+SIMD_INLINE void store_codes(uint8_t *to, __m512i c)
+{
+    const __m512i pair = _mm512_or_si512(_mm512_slli_epi64(c, 4), _mm512_srli_epi64(c, 32));
+    _mm_storel_epi64((__m128i *)(void *)to, _mm512_cvtepi64_epi8(pair));
+}
+
+/* Table of which lane i holds from[i + shift], infinity past the end. */
+static __m512 shifted(const float *from, int count, int shift)
+{
+    float table[LANES];
+    for (int i = 0; i < LANES; i++)
+        table[i] = i + shift < count ? from[i + shift] : INFINITY;
+    return _mm512_loadu_ps(table);
+}
+
+static void encode_nf4(uint8_t *codes, const float *x, int64_t n, float reciprocal)
+{
+    const __m512 r = _mm512_set1_ps(reciprocal), at0 = shifted(nf4_thresholds, NF4_THRESHOLDS, 0);
+    const __m512 at1 = shifted(nf4_thresholds, NF4_THRESHOLDS, 1), at3 = shifted(nf4_thresholds, NF4_THRESHOLDS, 3);
+    for (int64_t i = 0; i < n; i += LANES)
+        store_codes(codes + i / 2, codes_nf4(_mm512_mul_ps(_mm512_loadu_ps(x + i), r), at0, at1, at3));
+}
+
+static void encode_fp4(uint8_t *codes, const float *x, int64_t n, float reciprocal)
+{
+    const __m512 r = _mm512_set1_ps(reciprocal);
+    const __m512 at0 = shifted(fp4_thresholds, FP4_THRESHOLDS, 0), at1 = shifted(fp4_thresholds, FP4_THRESHOLDS, 1);
+    const __m512i order = _mm512_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)fp4_order));
+    for (int64_t i = 0; i < n; i += LANES) {
+        const __m512 v = _mm512_loadu_ps(x + i);
+        store_codes(codes + i / 2, codes_fp4(v, _mm512_mul_ps(v, r), at0, at1, order));
+    }
+}
+
+/* Bits of |x| compare as integers like the values do, with infinity and NaN on top: one maximum finds both. */
+static bool block_absmax(float *absmax, const float *x, int64_t n)
+{
+    const __m512i positive = _mm512_set1_epi32(0x7fffffff);
+    __m512i most = _mm512_setzero_si512();
+    for (int64_t i = 0; i < n; i += LANES)
+        most = _mm512_max_epi32(most, _mm512_and_si512(_mm512_loadu_si512(x + i), positive));
+    const int bits = _mm512_reduce_max_epi32(most);
+    memcpy(absmax, &bits, sizeof bits);
+    return bits < 0x7f800000;
+}
+
+bool kernel_encode(uint8_t *codes, float *absmax, const float *x, int64_t n, QuantType type)
+{
+    if (n % LANES != 0) return kernel_encode_plain(codes, absmax, x, n, type);
+    if (!block_absmax(absmax, x, n)) return false;
+    *absmax = flush(*absmax);
+    const float reciprocal = block_reciprocal(*absmax);
+    if (*absmax < ABSMAX_LOW || *absmax > ABSMAX_HIGH) {
+        encode_values(codes, x, n, reciprocal, type);
+    } else if (type == QUANT_NF4) {
+        encode_nf4(codes, x, n, reciprocal);
+    } else {
+        encode_fp4(codes, x, n, reciprocal);
+    }
+    return true;
+}
+
+#else
+
+bool kernel_encode(uint8_t *codes, float *absmax, const float *x, int64_t n, QuantType type)
+{
+    return kernel_encode_plain(codes, absmax, x, n, type);
+}
+
+#endif
