@@ -1,9 +1,9 @@
 #include "backend/backend.h"
+#include "backend/host_memory.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "trainer/command.h"
-#include "trainer/process.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <oneapi/dnnl/dnnl.h>
@@ -134,7 +134,7 @@ static bool run(const CommandLine *line, Err *err)
     tell(&r, "cpu", text);
     bool ok = tell_backend(&r, err);
     if (ok) {
-        snprintf(text, sizeof text, "%.1f GB available", (double)process_available_bytes() / 1e9);
+        snprintf(text, sizeof text, "%.1f GB available", (double)host_memory_available("") / 1e9);
         tell(&r, "memory", text);
         tell_libraries(&r);
         tell_disk(&r);

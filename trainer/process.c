@@ -41,27 +41,6 @@ uint64_t process_peak_bytes(void)
     return field_bytes(text, "\nVmHWM:");
 }
 
-/* A control group's limit minus its use (version 2); UINT64_MAX without a limit. */
-static uint64_t group_available(void)
-{
-    char text[PROC_BYTES];
-    read_small("/sys/fs/cgroup/memory.max", text);
-    if (text[0] < '0' || text[0] > '9') return UINT64_MAX;
-    const uint64_t limit = strtoull(text, NULL, 10);
-    read_small("/sys/fs/cgroup/memory.current", text);
-    const uint64_t used = strtoull(text, NULL, 10);
-    return used < limit ? limit - used : 0;
-}
-
-uint64_t process_available_bytes(void)
-{
-    char text[PROC_BYTES];
-    read_small("/proc/meminfo", text);
-    const uint64_t machine = field_bytes(text, "MemAvailable:");
-    const uint64_t group = group_available();
-    return machine < group ? machine : group;
-}
-
 void process_trim(void)
 {
     malloc_trim(0);

@@ -24,6 +24,7 @@ enum { STATE_VERSION = 1, STATE_MAX = 1 << 20 };
     X(watchdog.first_bad, "first_bad_step")
 #define STATE_FLAGS(X)                                                                                                 \
     X(stopped_early, "stopped_early")                                                                                  \
+    X(eval_pending, "eval_pending")                                                                                    \
     X(resumable, "resumable")
 #define STATE_HASHES(X)                                                                                                \
     X(config_hash, "config_hash")                                                                                      \

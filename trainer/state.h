@@ -23,7 +23,8 @@ typedef struct RunState {
     int64_t best_step;
     int64_t evals_without_gain;
     bool stopped_early;
-    bool resumable; /* false: saved with save_only_model, so without optimizer state */
+    bool eval_pending; /* a signal came before the evaluation of this step was over */
+    bool resumable;    /* false: saved with save_only_model, so without optimizer state */
     WatchdogState watchdog;
     char config_hash[HASH_TEXT];
     char data_fingerprint[HASH_TEXT];

@@ -1,0 +1,73 @@
+#include "trainer/trainer.h"
+
+#include "base/log.h"
+#include "trainer/process.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+bool console_plan(const Trainer *t, Err *err)
+{
+    Text text = {0};
+    const bool ok = plan_text(&t->plan, &t->session, &text, err);
+    for (const char *line = ok ? text.bytes : ""; *line;) {
+        const size_t n = strcspn(line, "\n");
+        log_plain("%.*s", (int)n, line);
+        line += n + (line[n] == '\n');
+    }
+    text_free(&text);
+    return ok;
+}
+
+/* "1h02m", "2m31s", "15s" */
+static void duration(char *out, size_t size, double seconds)
+{
+    const long s = (long)(seconds + 0.5);
+    if (s >= 3600) {
+        snprintf(out, size, "%ldh%02ldm", s / 3600, s % 3600 / 60);
+    } else if (s >= 60) {
+        snprintf(out, size, "%ldm%02lds", s / 60, s % 60);
+    } else {
+        snprintf(out, size, "%lds", s);
+    }
+}
+
+void console_update(const Trainer *t, const UpdateMetrics *m)
+{
+    const bool terminal = isatty(STDERR_FILENO), last = m->step == t->plan.total_steps;
+    if (!terminal && !last && m->step % t->session.settings.logging_steps != 0) return;
+    const int64_t done = m->step - t->started_step;
+    const double each = (process_seconds() - t->started_at) / (double)(done > 0 ? done : 1);
+    char left[32];
+    duration(left, sizeof left, each * (double)(t->plan.total_steps - m->step));
+    char line[256];
+    snprintf(line, sizeof line,
+             "step %" PRId64 "/%" PRId64 "  epoch %.2f  loss %.4f  lr %.2e  norm %.3f  %.0f tok/s  %.2f GB  %s left",
+             m->step, t->plan.total_steps, m->epoch, m->loss, m->learning_rate, m->report.grad_norm,
+             m->seconds > 0 ? (double)m->tokens / m->seconds : 0, (double)m->peak_memory_bytes / 1e9, left);
+    if (last) {
+        log_plain("%s", line); /* stays on the terminal */
+    } else {
+        log_status("%s", line);
+    }
+}
+
+void console_evaluation(const Trainer *t, const EvalMetrics *m)
+{
+    log_info("step %" PRId64 ": eval_loss %.4f, perplexity %.3f over %" PRId64 " tokens in %.1f s%s", m->step, m->loss,
+             exp(m->loss), m->tokens, m->seconds,
+             t->state.has_best && t->state.best_step == m->step && m->step > 0 ? ", the best so far" : "");
+}
+
+void console_summary(const Trainer *t)
+{
+    char time[32];
+    duration(time, sizeof time, process_seconds() - t->started_at);
+    log_info("%" PRId64 " updates in %s, %.0f tok/s, peak memory %.2f GB (planned %.2f GB)",
+             t->state.step - t->started_step, time,
+             t->trained_seconds > 0 ? (double)t->trained_tokens_now / t->trained_seconds : 0,
+             (double)process_peak_bytes() / 1e9, (double)t->plan.peak_memory_bytes / 1e9);
+}

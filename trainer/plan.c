@@ -1,0 +1,170 @@
+#include "trainer/plan.h"
+
+#include "backend/host_memory.h"
+#include "trainer/evaluate.h"
+#include "trainer/process.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Counting the longest micro-batch exactly costs a pass over the rows; beyond this many it is bounded instead. */
+enum { EXACT_ROWS_MAX = 2000000 };
+
+static void count_updates(Plan *p, const Session *s)
+{
+    const Settings *o = &s->settings;
+    if (s->train) {
+        p->rows = dataset_rows(s->train);
+        p->total_rows = (int64_t)ceil((double)p->rows * o->epochs - 1e-9);
+        if (p->total_rows < 1) p->total_rows = 1;
+        p->total_steps = ceil_div(p->total_rows, o->update_rows);
+    }
+    if (o->max_steps) {
+        p->total_steps = o->max_steps;
+        p->total_rows = o->max_steps > INT64_MAX / o->update_rows ? INT64_MAX : o->max_steps * o->update_rows;
+    }
+    if (s->validation) p->evaluation_rows = dataset_rows(s->validation);
+}
+
+static int64_t count_trained(const Plan *p, const Dataset *d)
+{
+    const int64_t epochs = p->total_rows / p->rows, rest = p->total_rows % p->rows;
+    int64_t all = 0, last = 0;
+    for (int64_t row = 0; row < p->rows; row++)
+        all += dataset_row_trained(d, 0, row);
+    for (int64_t row = 0; row < rest; row++)
+        last += dataset_row_trained(d, epochs, row);
+    return epochs * all + last;
+}
+
+/* Tokens of the longest micro-batch of `rows` rows of the endless sequence. */
+static bool longest_batch(int64_t *longest, const Dataset *d, int64_t rows, int64_t micro_rows, Err *err)
+{
+    BatchCursor *cursor = NULL;
+    if (!batch_cursor_create(&cursor, d, micro_rows, err)) return false;
+    int64_t found = batch_cursor_capacity(cursor);
+    if (micro_rows == 1) rows = dataset_rows(d); /* every epoch has the same rows */
+    if (rows <= EXACT_ROWS_MAX) found = evaluate_longest(cursor, rows, micro_rows);
+    batch_cursor_free(cursor);
+    if (found > *longest) *longest = found;
+    return true;
+}
+
+static bool shape(Plan *p, const Session *s, const Prompts *prompts, Err *err)
+{
+    const Settings *o = &s->settings;
+    if (!s->train) p->max_tokens = o->micro_rows * CONFIG_GET(s->config, sequence_len);
+    if (s->train && !longest_batch(&p->max_tokens, s->train, p->total_rows, o->micro_rows, err)) return false;
+    if (s->validation && !longest_batch(&p->max_tokens, s->validation, p->evaluation_rows, o->micro_rows, err)) {
+        return false;
+    }
+    if (prompts && prompts->count) p->cache_tokens = prompts_longest(prompts) + o->sample_tokens;
+    return true;
+}
+
+/* Bytes that come on top of what the process has now, with this many layers kept. */
+static bool measure(Plan *p, Session *s, int kept_layers, const char *page_path, Err *err)
+{
+    ModelOptions *o = &s->settings.model;
+    o->max_tokens = p->max_tokens;
+    o->cache_tokens = p->cache_tokens;
+    o->kept_layers = p->kept_layers = kept_layers;
+    if (!session_create_model(s, page_path, err)) return false;
+    ModelArenas arenas;
+    session_measure(s, &arenas);
+    p->weights = arenas.weights.peak;
+    p->state = arenas.state.peak;
+    p->activations = arenas.activations.peak;
+    p->scratch = arenas.scratch.peak;
+    p->paged = adamw_paged_bytes(s->optimizer);
+    const uint64_t stepping = p->state + p->activations + p->scratch + p->paged + p->products;
+    const uint64_t later = stepping > p->loading ? stepping : p->loading; /* staging is gone before the first step */
+    p->peak_memory_bytes = p->process + p->weights + later;
+    return true;
+}
+
+/* Measured: what the library's code, its tables and its packing buffers add to the process, see the tests. */
+static uint64_t product_bytes(const Backend *be)
+{
+    const uint64_t fixed = 12 << 20, a_thread = 2 << 20;
+    return fixed + a_thread * (uint64_t)backend_threads(be);
+}
+
+/* The largest matrix in f32 with its codes beside it, or a chunk of a tensor that stays in 16 bits. */
+static uint64_t loading_bytes(const ModelSpec *spec)
+{
+    uint64_t most = 1 << 20; /* elements of a chunk */
+    for (int p = 0; p < PROJ_COUNT; p++) {
+        const uint64_t n = (uint64_t)projection_rows(spec, p) * (uint64_t)projection_cols(spec, p);
+        if (n > most) most = n;
+    }
+    return most * 4 + most / 2 + most / 64 * 9;
+}
+
+static void fixed_costs(Plan *p, const Session *s)
+{
+    const ModelSpec *spec = source_spec(s->source);
+    process_trim();
+    p->process = process_resident_bytes();
+    p->products = product_bytes(s->backend);
+    p->loading = loading_bytes(spec);
+}
+
+static uint64_t budget(const Session *s, const Plan *p)
+{
+    if (s->settings.memory_budget) return (uint64_t)s->settings.memory_budget;
+    return p->process + host_memory_available("") / 10 * 9; /* the rest of the machine lives too */
+}
+
+static bool refuse(const Plan *p, uint64_t limit, Err *err)
+{
+    return FAIL(err, ERR_MEMORY,
+                "the run needs %.2f GB of memory and may use %.2f GB; lower sequence_len or micro_batch_size, set "
+                "gradient_checkpointing: true, or raise memory_budget",
+                (double)p->peak_memory_bytes / 1e9, (double)limit / 1e9);
+}
+
+/* The most kept layers that fit, by bisection: more layers never take less. */
+static bool choose_layers(Plan *p, Session *s, const char *page_path, Err *err)
+{
+    const uint64_t limit = budget(s, p);
+    const CheckpointingKind kind = s->settings.checkpointing;
+    int low = 0, high = p->layers;
+    if (kind == CHECKPOINTING_TRUE) high = 0;
+    if (kind == CHECKPOINTING_FALSE) low = p->layers;
+    if (!measure(p, s, high, page_path, err)) return false;
+    if (p->peak_memory_bytes <= limit) return true;
+    if (low == high) return refuse(p, limit, err);
+    if (!measure(p, s, low, page_path, err)) return false;
+    if (p->peak_memory_bytes > limit) return refuse(p, limit, err);
+    while (high - low > 1) {
+        const int middle = low + (high - low) / 2;
+        if (!measure(p, s, middle, page_path, err)) return false;
+        if (p->peak_memory_bytes <= limit) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    return measure(p, s, low, page_path, err);
+}
+
+bool plan_make(Plan *out, Session *s, const Prompts *prompts, const char *page_path, Err *err)
+{
+    Plan p = {.layers = source_spec(s->source)->layers};
+    count_updates(&p, s);
+    if (s->train) p.trained_tokens = count_trained(&p, s->train);
+    if (!shape(&p, s, prompts, err)) return false;
+    fixed_costs(&p, s);
+    if (!choose_layers(&p, s, page_path, err)) return false;
+    p.model = model_summary(s->model);
+    if (s->settings.model.quantize && p.model.quantized == 0) {
+        return FAIL(err, ERR_CONFIG,
+                    "adapter: qlora asks for a 4-bit base, but no module is to be quantized; look at "
+                    "quant_skip_modules, or say adapter: lora");
+    }
+    const uint64_t values = (uint64_t)model_lora(s->model)->table.total * 4;
+    p.checkpoint_bytes = values + (s->settings.save_only_model ? 0 : p.state + p.paged) + (1 << 20);
+    *out = p;
+    return true;
+}

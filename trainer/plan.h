@@ -1,0 +1,42 @@
+/*
+ * plan.h - what a run will do and take, measured before anything is loaded: updates, tokens, memory by purpose.
+ *
+ * The arenas are measured by the code that later places them. What lies outside of them is taken from this process
+ * itself (program, libraries, tokenizer, tokens are in memory when the plan is made) and from figures measured once
+ * (code and buffers of the matrix products, staging while weights stream in).
+ */
+#pragma once
+
+#include "trainer/generate_text.h"
+#include "trainer/session.h"
+
+typedef struct Plan {
+    /* updates; 0 where the data are not there to count */
+    int64_t rows;        /* of one epoch */
+    int64_t total_rows;  /* of the run; the last update may be partial */
+    int64_t total_steps; /* 0: unknown */
+    int64_t trained_tokens;
+    int64_t evaluation_rows;
+    /* shapes */
+    int64_t max_tokens;   /* longest micro-batch, of training, evaluation and prompts */
+    int64_t cache_tokens; /* KV cache for samples, 0: none */
+    int kept_layers;
+    int layers;
+    ModelSummary model;
+    /* bytes */
+    uint64_t weights, state, activations, scratch;
+    uint64_t paged;    /* optimizer states in a mapped file */
+    uint64_t process;  /* resident when the plan was made */
+    uint64_t products; /* code and packing buffers of the matrix products */
+    uint64_t loading;  /* staging while weights stream in */
+    uint64_t peak_memory_bytes;
+    uint64_t checkpoint_bytes; /* on disk, each */
+} Plan;
+
+/* Needs the data and tokenizer open, where there are any. `prompts` (may be null) are the samples' prompts. Leaves
+ * model and optimizer of the session created, not placed. ERR_MEMORY when the budget cannot be met. */
+bool plan_make(Plan *out, Session *s, const Prompts *prompts, const char *page_path, Err *err) MUST_USE;
+
+/* Tables for people, and {"peak_memory_bytes": ...} for scripts (one line). */
+bool plan_text(const Plan *p, const Session *s, Text *out, Err *err) MUST_USE;
+bool plan_json(const Plan *p, const Session *s, Text *out, Err *err) MUST_USE;

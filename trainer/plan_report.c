@@ -1,0 +1,97 @@
+#include "trainer/plan.h"
+
+#include "base/json.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+static bool memory_line(Text *out, const char *purpose, uint64_t bytes, Err *err)
+{
+    return text_format(out, err, "  %-34s %10.1f MB\n", purpose, (double)bytes / 1e6);
+}
+
+static bool stats_text(Text *out, const char *name, const Dataset *d, Err *err)
+{
+    const DatasetStats *s = dataset_stats(d);
+    return text_format(out, err,
+                       "%s: %" PRId64 " samples in %" PRId64 " rows, %" PRId64 " tokens, %" PRId64
+                       " trained (%.1f %%), longest sample %" PRId64 " tokens\n",
+                       name, dataset_samples(d), dataset_rows(d), s->tokens, s->trained_tokens,
+                       s->tokens ? 100.0 * (double)s->trained_tokens / (double)s->tokens : 0.0, s->longest) &&
+           (s->too_long + s->truncated + s->split + s->without_target + s->duplicates == 0 ||
+            text_format(out, err,
+                        "  of %" PRId64 " records read: %" PRId64 " too long and dropped, %" PRId64
+                        " truncated, %" PRId64 " split, %" PRId64 " without a trained token and dropped, %" PRId64
+                        " duplicates\n",
+                        s->rows_read, s->too_long, s->truncated, s->split, s->without_target, s->duplicates));
+}
+
+static bool model_text(const Plan *p, Text *out, Err *err)
+{
+    const ModelSummary *m = &p->model;
+    if (m->quantized &&
+        !text_format(out, err, "4-bit base: %d modules (%s), %.1f MB, %.1f MB less than in 16 bits; %d kept\n",
+                     m->quantized, m->quantized_names, (double)m->quantized_bytes / 1e6, (double)m->saved_bytes / 1e6,
+                     m->kept)) {
+        return false;
+    }
+    return text_format(out, err, "trainable params: %" PRId64 " || all params: %" PRId64 " || trainable%%: %.4f\n",
+                       m->trainable, m->total, 100.0 * (double)m->trainable / (double)m->total);
+}
+
+static bool memory_text(const Plan *p, Text *out, Err *err)
+{
+    return text_add_z(out, "memory\n", err) && memory_line(out, "frozen base", p->weights, err) &&
+           memory_line(out, "adapters, gradients, optimizer", p->state, err) &&
+           (!p->paged || memory_line(out, "paged optimizer states (file)", p->paged, err)) &&
+           memory_line(out, "activations", p->activations, err) && memory_line(out, "scratch", p->scratch, err) &&
+           memory_line(out, "matrix library", p->products, err) &&
+           memory_line(out, "program, tokenizer, tokens", p->process, err) &&
+           memory_line(out, "peak", p->peak_memory_bytes, err);
+}
+
+bool plan_text(const Plan *p, const Session *s, Text *out, Err *err)
+{
+    if (!model_text(p, out, err)) return false;
+    if (s->train && !stats_text(out, "training data", s->train, err)) return false;
+    if (s->validation && !stats_text(out, "evaluation data", s->validation, err)) return false;
+    if (!memory_text(p, out, err)) return false;
+    if (!text_format(out, err,
+                     "longest micro-batch %" PRId64 " tokens; activations of %d of %d layers are kept, the others "
+                     "recomputed\n",
+                     p->max_tokens, p->kept_layers, p->layers)) {
+        return false;
+    }
+    if (!p->total_steps) return text_add_z(out, "updates: unknown without the data\n", err);
+    if (!p->rows) return text_format(out, err, "updates: %" PRId64 "\n", p->total_steps);
+    return text_format(out, err, "updates: %" PRId64 " of %" PRId64 " rows, %.2f epochs, %" PRId64 " trained tokens\n",
+                       p->total_steps, s->settings.update_rows, (double)p->total_rows / (double)p->rows,
+                       p->trained_tokens);
+}
+
+static json_t *memory_json(const Plan *p)
+{
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "weights", (json_int_t)p->weights, "state",
+                     (json_int_t)p->state, "activations", (json_int_t)p->activations, "scratch", (json_int_t)p->scratch,
+                     "paged", (json_int_t)p->paged, "products", (json_int_t)p->products, "process",
+                     (json_int_t)p->process);
+}
+
+bool plan_json(const Plan *p, const Session *s, Text *out, Err *err)
+{
+    json_t *o = json_pack("{s:I, s:I, s:I, s:I, s:I, s:i, s:I, s:I, s:i, s:I, s:i, s:I, s:I, s:o}", "peak_memory_bytes",
+                          (json_int_t)p->peak_memory_bytes, "total_steps", (json_int_t)p->total_steps, "trained_tokens",
+                          (json_int_t)p->trained_tokens, "trainable_parameters", (json_int_t)p->model.trainable,
+                          "total_parameters", (json_int_t)p->model.total, "quantized_modules", p->model.quantized,
+                          "quantized_bytes", (json_int_t)p->model.quantized_bytes, "saved_bytes",
+                          (json_int_t)p->model.saved_bytes, "kept_layers", p->kept_layers, "max_tokens",
+                          (json_int_t)p->max_tokens, "layers", p->layers, "rows", (json_int_t)p->rows,
+                          "checkpoint_bytes", (json_int_t)p->checkpoint_bytes, "memory", memory_json(p));
+    if (o && s->train) json_object_set_new(o, "samples", json_integer(dataset_samples(s->train)));
+    if (o && s->validation) json_object_set_new(o, "evaluation_samples", json_integer(dataset_samples(s->validation)));
+    char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    const bool ok = text ? text_add_z(out, text, err) : FAIL(err, ERR_MEMORY, "out of host memory");
+    free(text);
+    json_decref(o);
+    return ok;
+}

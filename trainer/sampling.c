@@ -1,0 +1,55 @@
+#include "trainer/trainer.h"
+
+#include "base/json.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+bool run_sample_prompts(Prompts *out, const Session *s, Err *err)
+{
+    const ConfigTexts texts = s->settings.sample_prompts;
+    const bool chat = tokenizer_chat_template(s->tokenizer) != NULL || config_is_set(s->config, "chat_template");
+    const PromptStyle style = {.tokenizer = s->tokenizer, .chat = chat ? s->chat : NULL};
+    if (texts.scalar) return prompts_add_file(out, &style, texts.items[0], err);
+    for (int i = 0; i < texts.count; i++) {
+        if (!prompts_add(out, &style, texts.items[i], strlen(texts.items[i]), err)) return false;
+    }
+    return true;
+}
+
+static bool write_sample(const Trainer *t, const Prompt *p, const Generated *g, Err *err)
+{
+    json_t *o = json_pack("{s:I, s:s, s:s%, s:I}", "step", (json_int_t)t->state.step, "prompt", p->text, "text",
+                          g->text.bytes ? g->text.bytes : "", g->text.length, "tokens", (json_int_t)g->tokens);
+    char *line = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    bool ok = line || FAIL(err, ERR_MEMORY, "out of host memory");
+    ok = ok && file_append(t->samples_path, line, strlen(line), err) && file_append(t->samples_path, "\n", 1, err);
+    free(line);
+    json_decref(o);
+    return ok;
+}
+
+static void show_sample(const Prompt *p, const Generated *g)
+{
+    char prompt[256], text[2048];
+    log_plain("  > %s", text_printable(prompt, sizeof prompt, p->text, strlen(p->text)));
+    log_plain("    %s", text_printable(text, sizeof text, g->text.bytes ? g->text.bytes : "", g->text.length));
+}
+
+bool sampling_run(Trainer *t, Err *err)
+{
+    const GenerateOptions options = {
+        .max_new_tokens = t->session.settings.sample_tokens, .top_p = 1, .seed = t->session.settings.seed};
+    for (size_t i = 0; t->generator && i < t->prompts.count && !update_asked_to_stop(t); i++) {
+        Generated g = {0};
+        const Prompt *p = &t->prompts.items[i];
+        if (!generator_run(t->generator, p, (uint32_t)i, &options, NULL, NULL, &g, err)) return false;
+        show_sample(p, &g);
+        Err fault = {0};
+        if (!write_sample(t, p, &g, &fault)) log_warn("a sample was not written: %s", fault.text);
+        generated_free(&g);
+    }
+    return true;
+}

@@ -1,0 +1,165 @@
+#include "trainer/session.h"
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "trainer/process.h"
+
+#include <string.h>
+
+static ModelArenas empty_arenas(void)
+{
+    return (ModelArenas){
+        .weights = {.name = "weights"},
+        .state = {.name = "state"},
+        .activations = {.name = "activations"},
+        .scratch = {.name = "scratch"},
+    };
+}
+
+bool session_open(Session *out, const Config *c, const SessionOptions *options, Err *err)
+{
+    Session s = {.config = c, .arenas = empty_arenas()};
+    const BackendOptions backend = {
+        .kind = BACKEND_CPU,
+        .threads = settings_threads(c),
+        .reference = options->reference,
+        .hooks = options->hooks,
+    };
+    TRY(backend_open(&s.backend, &backend, err));
+    settings_make(&s.settings, c, s.backend);
+    TRY(source_resolve(&s.base_path, CONFIG_GET(c, base_model), CONFIG_GET(c, revision), err));
+    TRY(source_open(&s.source, s.base_path, options->weights, err));
+    *out = s;
+    return true;
+fail:
+    session_close(&s);
+    return false;
+}
+
+void session_close(Session *s)
+{
+    adamw_free(s->optimizer);
+    model_free(s->model);
+    if (s->backend) {
+        backend_arena_release(s->backend, &s->arenas.scratch);
+        backend_arena_release(s->backend, &s->arenas.activations);
+        backend_arena_release(s->backend, &s->arenas.state);
+        backend_arena_release(s->backend, &s->arenas.weights);
+    }
+    lora_config_free(&s->adapter);
+    dataset_close(s->validation); /* borrows the tokens of the training set when it was split off */
+    dataset_close(s->train);
+    chat_template_close(s->chat);
+    tokenizer_close(s->tokenizer);
+    source_close(s->source);
+    mem_free(s->base_path);
+    backend_close(s->backend);
+    *s = (Session){0};
+}
+
+bool session_open_tokenizer(Session *s, Err *err)
+{
+    const char *path = CONFIG_GET(s->config, tokenizer);
+    const char *chat = CONFIG_GET(s->config, chat_template);
+    char *resolved = NULL;
+    bool ok = true;
+    if (path && !file_exists(path)) {
+        ok = source_resolve(&resolved, path, NULL, err);
+        path = resolved;
+    }
+    ok = ok && tokenizer_open(&s->tokenizer, path ? path : s->base_path, err);
+    mem_free(resolved);
+    if (!ok) return false;
+    return chat_template_open(&s->chat, chat, s->tokenizer, err);
+}
+
+static bool open_sources(Dataset **out, const Session *s, const ConfigDatasets *list, bool evaluation, Err *err)
+{
+    DataSource *sources = mem_alloc((size_t)list->count, sizeof *sources, err);
+    if (!sources) return false;
+    for (int i = 0; i < list->count; i++)
+        sources[i] = dataset_config_source(&list->items[i]);
+    const DataOptions options =
+        settings_data(s->config, sources, list->count, source_spec(s->source)->vocab, evaluation);
+    const bool ok = dataset_open(out, &options, s->tokenizer, s->chat, err);
+    mem_free(sources);
+    return ok;
+}
+
+bool session_open_data(Session *s, bool training, Err *err)
+{
+    const ConfigDatasets train = CONFIG_GET(s->config, datasets), test = CONFIG_GET(s->config, test_datasets);
+    const double share = CONFIG_GET(s->config, val_set_size);
+    const bool split = !test.count && share > 0;
+    if ((training || split) && !open_sources(&s->train, s, &train, false, err)) return false;
+    if (split) return dataset_split(s->train, &s->validation, share, err);
+    if (!test.count) return true;
+    return open_sources(&s->validation, s, &test, true, err) || err_note(err, "test_datasets");
+}
+
+bool session_use_adapter(Session *s, const char *folder, Err *err)
+{
+    ModelOptions *o = &s->settings.model;
+    o->training = false;
+    o->adapters = folder != NULL;
+    if (!folder) return true;
+    lora_config_free(&s->adapter);
+    if (!lora_config_read(&s->adapter, folder, err)) return false;
+    o->lora = s->adapter.options;
+    return true;
+}
+
+bool session_create_model(Session *s, const char *page_path, Err *err)
+{
+    adamw_free(s->optimizer);
+    model_free(s->model);
+    s->optimizer = NULL;
+    s->model = NULL;
+    if (!model_create(&s->model, s->backend, s->source, &s->settings.model, err)) return false;
+    if (!s->settings.model.training) return true;
+    AdamwOptions options = s->settings.optimizer;
+    options.page_path = page_path;
+    return adamw_create(&s->optimizer, s->backend, &model_lora(s->model)->table, &options, err);
+}
+
+static void place(const Session *s, ModelArenas *arenas)
+{
+    model_place(s->model, arenas);
+    if (s->optimizer) adamw_place(s->optimizer, &arenas->state, &arenas->scratch);
+}
+
+void session_measure(const Session *s, ModelArenas *measured)
+{
+    *measured = empty_arenas();
+    place(s, measured);
+}
+
+static bool reserve(Session *s, Arena *arena, const Arena *measured, Err *err)
+{
+    return backend_arena_reserve(s->backend, arena, measured->peak, err);
+}
+
+bool session_place(Session *s, Err *err)
+{
+    ModelArenas measured;
+    session_measure(s, &measured);
+    process_trim();
+    if (!reserve(s, &s->arenas.weights, &measured.weights, err) ||
+        !reserve(s, &s->arenas.state, &measured.state, err) ||
+        !reserve(s, &s->arenas.activations, &measured.activations, err) ||
+        !reserve(s, &s->arenas.scratch, &measured.scratch, err)) {
+        return false;
+    }
+    place(s, &s->arenas);
+    if (!model_load(s->model, s->source, err)) return false;
+    process_trim();
+    return !s->optimizer || adamw_start(s->optimizer, err);
+}
+
+bool session_load_adapter(Session *s, const char *folder, Err *err)
+{
+    if (!lora_load(model_lora(s->model), s->backend, model_params(s->model), folder, err)) return false;
+    model_params_changed(s->model);
+    return true;
+}

@@ -1,0 +1,136 @@
+#include "trainer/trainer.h"
+
+#include "backend/elementwise.h"
+#include "base/log.h"
+#include "trainer/process.h"
+#include "trainer/signals.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+
+bool update_asked_to_stop(const Trainer *t)
+{
+    const int64_t after = t->options->interrupt_after;
+    return signals_asked() || (after > 0 && t->micro_batches >= after);
+}
+
+/* Rows of the next update: all of them, but for the last one of a run that counts epochs. */
+static int64_t update_rows(const Trainer *t)
+{
+    const int64_t left = t->plan.total_rows - t->state.rows, full = t->session.settings.update_rows;
+    return left < full ? left : full;
+}
+
+static int64_t trained_in(const Trainer *t, int64_t rows)
+{
+    int64_t tokens = 0;
+    for (int64_t i = 0; i < rows; i++) {
+        const int64_t row = t->state.rows + i;
+        tokens += dataset_row_trained(t->session.train, row / t->plan.rows, row % t->plan.rows);
+    }
+    return tokens;
+}
+
+/* Forward and backward of all micro-batches; the sum of the token losses. */
+static double run_micro_batches(Trainer *t, int64_t rows, int64_t trained, int64_t *tokens, bool *interrupted)
+{
+    const int64_t micro_rows = t->session.settings.micro_rows;
+    double loss = 0;
+    int micro = 0;
+    for (int64_t row = 0; row < rows && !*interrupted; row += micro_rows, micro++) {
+        Batch batch;
+        batch_cursor_get(t->cursor, t->state.rows + row, micro_rows < rows - row ? micro_rows : rows - row, &batch);
+        loss += model_train(t->session.model, &batch, trained > 0 ? trained : 1, t->state.step + 1, micro);
+        *tokens += batch.tokens;
+        t->micro_batches++;
+        *interrupted = row + micro_rows < rows && update_asked_to_stop(t);
+    }
+    return loss;
+}
+
+/* Only after a fault: which gradient is the first that is not finite, -1: none. */
+static int first_bad(const Trainer *t)
+{
+    const Model *m = t->session.model;
+    const ParamTable *table = &model_lora(m)->table;
+    for (int i = 0; i < table->count; i++) {
+        const Param *p = &table->items[i];
+        const Tensor part = tensor_slice_flat(model_grads(m), p->offset, p->rows * p->cols);
+        if (!tensor_norm(t->session.backend, &part).finite) return i;
+    }
+    return -1;
+}
+
+/* What adamw_step would report of an update that is not even tried. */
+static AdamwReport withheld_report(const Trainer *t)
+{
+    const TensorNorm norm = tensor_norm(t->session.backend, model_grads(t->session.model));
+    return (AdamwReport){
+        .grad_norm = sqrt(norm.sum_squares),
+        .clip_factor = 1,
+        .applied = false,
+        .first_bad_param = norm.finite ? -1 : first_bad(t),
+    };
+}
+
+static void tell_withheld(Trainer *t, int64_t rows, const UpdateMetrics *m)
+{
+    const int64_t first = t->state.rows - rows;
+    const int bad = m->report.first_bad_param;
+    snprintf(t->trouble, sizeof t->trouble,
+             "update %" PRId64 " was withheld: loss %g, gradient norm %g, rows %" PRId64 " to %" PRId64
+             " of epoch %" PRId64 "%s%s",
+             m->step, m->loss, m->report.grad_norm, first % t->plan.rows + 1, first % t->plan.rows + rows,
+             first / t->plan.rows + 1, bad >= 0 ? ", first bad tensor " : "",
+             bad >= 0 ? model_lora(t->session.model)->table.items[bad].name : "");
+    log_warn("%s", t->trouble);
+}
+
+static void advance(Trainer *t, int64_t rows, int64_t tokens, int64_t trained)
+{
+    RunState *s = &t->state;
+    s->step++;
+    s->rows += rows;
+    s->tokens += tokens;
+    s->trained_tokens += trained;
+    s->epoch = (double)s->rows / (double)t->plan.rows;
+}
+
+bool update_run(Trainer *t, UpdateMetrics *out, bool *interrupted, Err *err)
+{
+    Session *s = &t->session;
+    const double start = process_seconds();
+    const int64_t rows = update_rows(t), trained = trained_in(t, rows);
+    int64_t tokens = 0;
+    const double sum = run_micro_batches(t, rows, trained, &tokens, interrupted);
+    if (!backend_sync(s->backend, err)) return false;
+    if (*interrupted) {
+        model_zero_grads(s->model);
+        return true;
+    }
+    UpdateMetrics m = {
+        .step = t->state.step + 1,
+        .loss = trained > 0 ? sum / (double)trained : 0,
+        .learning_rate = schedule_rate(&t->schedule, t->state.step + 1),
+        .tokens = tokens,
+        .trained_tokens = trained,
+    };
+    if (watchdog_withholds(&s->settings.watchdog, m.loss)) {
+        m.report = withheld_report(t);
+    } else {
+        m.report = adamw_step(s->optimizer, model_params(s->model), model_grads(s->model), m.learning_rate);
+        if (m.report.applied) model_params_changed(s->model);
+    }
+    model_zero_grads(s->model);
+    if (!backend_sync(s->backend, err)) return false;
+    advance(t, rows, tokens, trained);
+    m.epoch = t->state.epoch;
+    m.seconds = process_seconds() - start;
+    m.peak_memory_bytes = process_peak_bytes();
+    t->state.has_loss = isfinite(m.loss);
+    if (t->state.has_loss) t->state.loss = m.loss;
+    if (!m.report.applied) tell_withheld(t, rows, &m);
+    *out = m;
+    return true;
+}
