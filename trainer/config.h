@@ -35,6 +35,16 @@ typedef enum OptimizerKind {
 typedef enum CheckpointingKind { CHECKPOINTING_AUTO, CHECKPOINTING_TRUE, CHECKPOINTING_FALSE } CheckpointingKind;
 typedef enum WatchdogAction { WATCHDOG_STOP, WATCHDOG_SKIP, WATCHDOG_ROLLBACK } WatchdogAction;
 
+typedef enum DatasetType {
+    DATASET_AUTO,
+    DATASET_CHAT,
+    DATASET_SHAREGPT,
+    DATASET_ALPACA,
+    DATASET_PROMPT_COMPLETION,
+    DATASET_TEXT,
+    DATASET_PRETOKENIZED
+} DatasetType;
+
 /* `scalar`: one text stood there instead of a list (a regular expression, a file). */
 typedef struct ConfigTexts {
     const char *const *items;
