@@ -1,5 +1,6 @@
 #include "base/json.h"
 #include "base/mem.h"
+#include "data/shapes.h"
 #include "data/tokenizer.h"
 #include "trainer/command.h"
 #include "trainer/lines.h"
@@ -14,12 +15,18 @@ typedef struct Work {
     TokenizerCache *cache;
     Tokens tokens;
     Text out;
+    ChatTemplate *chat; /* --chat */
+    ShapeWork *shape;
+    ShapeTokens sample;
 } Work;
 
 static void work_free(Work *w)
 {
     tokens_free(&w->tokens);
     text_free(&w->out);
+    shape_tokens_free(&w->sample);
+    shape_work_free(w->shape);
+    chat_template_close(w->chat);
     tokenizer_cache_free(w->cache);
     tokenizer_close(w->tokenizer);
 }
@@ -59,20 +66,46 @@ static bool encode_json_string(Work *w, const Text *line, Err *err)
     return ok;
 }
 
+/* A line that is a list of messages, or an object that holds one as a sample does. */
+static bool encode_chat(Work *w, const Text *line, Err *err)
+{
+    static const DataSource plain = {.weight = 1};
+    const ShapeRules rules = {.tokenizer = w->tokenizer, .chat = w->chat};
+    json_t *value = NULL;
+    if (!json_parse(&value, line->bytes ? line->bytes : "", line->length, "chat", ERR_DATA, err)) return false;
+    w->sample.count = 0;
+    const bool made = json_is_array(value)
+                          ? shape_tokenize_messages(&w->sample, w->shape, &rules, value, err)
+                          : shape_tokenize(&w->sample, w->shape, &rules, &plain, SHAPE_CHAT, value, err);
+    json_decref(value);
+    return made && text_add_z(&w->out, "{\"input_ids\": ", err) &&
+           put_ids(&w->out, w->sample.ids, w->sample.count, err) && text_add_z(&w->out, ", \"labels\": ", err) &&
+           put_ids(&w->out, w->sample.labels, w->sample.count, err) && text_add_z(&w->out, "}", err);
+}
+
+static bool encode_line(Work *w, const Text *line, const CommandLine *command, Err *err)
+{
+    if (w->chat) return encode_chat(w, line, err);
+    if (command_flag(command, "jsonl")) return encode_json_string(w, line, err);
+    return encode_text(w, line->bytes ? line->bytes : "", line->length, err);
+}
+
 static bool run(const CommandLine *line, Err *err)
 {
-    const bool jsonl = command_flag(line, "jsonl");
     Work w = {0};
     Lines lines = {.stream = stdin};
     bool ok = false, end = false;
     TRY(tokenizer_open(&w.tokenizer, line->files[0], err));
     TRY(tokenizer_cache_create(&w.cache, w.tokenizer, err));
+    if (command_flag(line, "chat")) {
+        TRY(chat_template_open(&w.chat, command_text(line, "template"), w.tokenizer, err));
+        TRY(shape_work_create(&w.shape, w.tokenizer, err));
+    }
     for (;;) {
         TRY(lines_next(&lines, &end, err));
         if (end) break;
         text_clear(&w.out);
-        const Text *in = &lines.line;
-        if (!(jsonl ? encode_json_string(&w, in, err) : encode_text(&w, in->bytes ? in->bytes : "", in->length, err))) {
+        if (!encode_line(&w, &lines.line, line, err)) {
             err_note(err, "line %lld of standard input", (long long)lines.number);
             goto fail;
         }
@@ -88,17 +121,19 @@ fail:
 }
 
 static const CommandOption options[] = {
-    {"jsonl", NULL, "every line is one JSON string, so that texts may hold line breaks"},
+    {"jsonl",    NULL,   "every line is one JSON string, so that texts may hold line breaks"                 },
+    {"chat",     NULL,   "every line is a list of messages; prints {\"input_ids\": [...], \"labels\": [...]}"},
+    {"template", "NAME", "chat template: tokenizer (the model's own, default), chatml, llama3 or plain"      },
 };
 
 const Command command_tokenize = {
     .name = "tokenize",
-    .files = "MODEL_OR_TOKENIZER_FOLDER [--jsonl]",
+    .files = "MODEL_OR_TOKENIZER_FOLDER [--jsonl | --chat]",
     .summary = "Turn lines of standard input into token ids, one JSON array a line",
     .details = "No special token is added; the text of special tokens is read as such.",
     .min_files = 1,
     .max_files = 1,
     .options = options,
-    .option_count = 1,
+    .option_count = 3,
     .run = run,
 };

@@ -14,33 +14,50 @@ typedef struct Candidate {
     int32_t id;
 } Candidate;
 
+/* One of the sequences that run side by side. */
+typedef struct Slot {
+    bool live;
+    size_t prompt;
+    int64_t limit;  /* tokens of the answer at most */
+    int64_t tokens; /* so far */
+    int32_t *ids;   /* (longest) */
+} Slot;
+
 struct Generator {
     Model *model;
     const Tokenizer *tokenizer;
     int64_t vocabulary;
-    int64_t max_tokens; /* of one prefill */
-    int64_t longest;    /* prompt and answer together */
-    float *logits;
-    Candidate *candidates;
-    int32_t *ids; /* the answer so far */
+    int64_t longest; /* prompt and answer together */
+    int sequences;
+    float *logits;         /* (sequences, vocabulary) */
+    Candidate *candidates; /* (vocabulary) */
+    Slot *slots;
+    int32_t *ids;    /* (sequences * longest), shared out to the slots */
+    int32_t *newest; /* (sequences): token that each slot appends next */
+    GeneratorTotals totals;
 };
 
-bool generator_create(Generator **out, Model *m, const Tokenizer *t, int64_t max_tokens, int64_t longest, Err *err)
+bool generator_create(Generator **out, Model *m, const Tokenizer *t, int64_t longest, int sequences, Err *err)
 {
     Generator *g = mem_alloc(1, sizeof *g, err);
     if (!g) return false;
+    const size_t n = (size_t)sequences;
     g->model = m;
     g->tokenizer = t;
     g->vocabulary = model_spec(m)->vocab;
-    g->max_tokens = max_tokens;
     g->longest = longest;
-    g->logits = mem_alloc((size_t)g->vocabulary, sizeof *g->logits, err);
+    g->sequences = sequences;
+    g->logits = mem_alloc(n * (size_t)g->vocabulary, sizeof *g->logits, err);
     g->candidates = mem_alloc((size_t)g->vocabulary, sizeof *g->candidates, err);
-    g->ids = mem_alloc((size_t)longest, sizeof *g->ids, err);
-    if (!g->logits || !g->candidates || !g->ids) {
+    g->slots = mem_alloc(n, sizeof *g->slots, err);
+    g->ids = mem_alloc(n * (size_t)longest, sizeof *g->ids, err);
+    g->newest = mem_alloc(n, sizeof *g->newest, err);
+    if (!g->logits || !g->candidates || !g->slots || !g->ids || !g->newest) {
         generator_free(g);
         return false;
     }
+    for (int i = 0; i < sequences; i++)
+        g->slots[i].ids = g->ids + i * longest;
     *out = g;
     return true;
 }
@@ -50,8 +67,15 @@ void generator_free(Generator *g)
     if (!g) return;
     mem_free(g->logits);
     mem_free(g->candidates);
+    mem_free(g->slots);
     mem_free(g->ids);
+    mem_free(g->newest);
     mem_free(g);
+}
+
+GeneratorTotals generator_totals(const Generator *g)
+{
+    return g->totals;
 }
 
 void generated_free(Generated *g)
@@ -77,12 +101,12 @@ static int by_weight(const void *a, const void *b)
 }
 
 /* The smallest set of the likeliest tokens that holds top_p of the probability, then one of them. */
-static int32_t draw(Generator *g, const GenerateOptions *o, RngKey key)
+static int32_t draw(Generator *g, const float *logits, const GenerateOptions *o, RngKey key)
 {
-    const float top = g->logits[highest(g->logits, g->vocabulary)];
+    const float top = logits[highest(logits, g->vocabulary)];
     double total = 0;
     for (int64_t i = 0; i < g->vocabulary; i++) {
-        const float weight = expf((g->logits[i] - top) / (float)o->temperature);
+        const float weight = expf((logits[i] - top) / (float)o->temperature);
         g->candidates[i] = (Candidate){.weight = weight, .id = (int32_t)i};
         total += (double)weight;
     }
@@ -99,11 +123,12 @@ static int32_t draw(Generator *g, const GenerateOptions *o, RngKey key)
     return g->candidates[n - 1].id;
 }
 
-static int32_t choose(Generator *g, const GenerateOptions *o, uint32_t index, int64_t position)
+static int32_t choose(Generator *g, const Slot *slot, const float *logits, const GenerateOptions *o)
 {
-    if (o->temperature <= 0) return highest(g->logits, g->vocabulary);
-    const RngKey key = {.seed = o->seed, .purpose = RNG_SAMPLING, .stream = index, .step = (uint64_t)position};
-    return draw(g, o, key);
+    if (o->temperature <= 0) return highest(logits, g->vocabulary);
+    const RngKey key = {
+        .seed = o->seed, .purpose = RNG_SAMPLING, .stream = (uint32_t)slot->prompt, .step = (uint64_t)slot->tokens};
+    return draw(g, logits, o, key);
 }
 
 static bool stops(const Generator *g, int32_t id)
@@ -116,13 +141,35 @@ static bool stops(const Generator *g, int32_t id)
     return false;
 }
 
-/* The prompt's logits: one prefill, and token by token what goes beyond a micro-batch. */
-static void read_prompt(Generator *g, const Prompt *p)
+/* What generator_run passes to its parts. */
+typedef struct Work {
+    Generator *g;
+    const Prompt *prompts;
+    size_t count, next; /* next: the first prompt that nobody has taken */
+    const GenerateOptions *options;
+    const GenerateEvents *events;
+    Text text;    /* of the only prompt, while it is handed on in pieces */
+    size_t shown; /* bytes of it handed on */
+} Work;
+
+static bool decode_slot(const Work *w, const Slot *slot, Text *out, Err *err)
 {
-    const int64_t count = (int64_t)p->count, first = count < g->max_tokens ? count : g->max_tokens;
-    model_prefill(g->model, 0, p->ids, first, g->logits);
-    for (int64_t i = first; i < count; i++)
-        model_decode(g->model, p->ids + i, 1, g->logits);
+    return tokenizer_decode(w->g->tokenizer, out, slot->ids, (size_t)slot->tokens, true, err);
+}
+
+static bool finish_slot(Work *w, Slot *slot, bool stopped, Err *err)
+{
+    slot->live = false;
+    Generated made = {.tokens = slot->tokens, .stopped = stopped};
+    if (!decode_slot(w, slot, &made.text, err)) return false;
+    const GenerateEvents *e = w->events;
+    if (e->piece && made.text.length > w->shown) {
+        (void)e->piece(e->user, made.text.bytes + w->shown, made.text.length - w->shown);
+    }
+    w->shown = 0;
+    if (e->done) return e->done(e->user, slot->prompt, &made, err);
+    generated_free(&made);
+    return true;
 }
 
 /* Length of the text without a character that may still be incomplete: "\xEF\xBF\xBD" at its end. */
@@ -134,49 +181,92 @@ static size_t settled(const Text *t)
     return n;
 }
 
-/* Decodes the answer so far and hands on what is new; *shown counts bytes handed on. */
-static bool hand_on(Generator *g, int64_t tokens, bool last, GeneratePiece *piece, void *user, Text *text,
-                    size_t *shown, bool *go_on, Err *err)
+/* Hands on what is new in the text of a single prompt; *go_on is false when its reader has enough. */
+static bool hand_on(Work *w, const Slot *slot, bool *go_on, Err *err)
 {
-    text_clear(text);
-    if (!tokenizer_decode(g->tokenizer, text, g->ids, (size_t)tokens, true, err)) return false;
-    const size_t end = last ? text->length : settled(text);
-    if (piece && end > *shown) {
-        *go_on = piece(user, text->bytes + *shown, end - *shown);
-        *shown = end;
-    }
+    if (!w->events->piece) return true;
+    text_clear(&w->text);
+    if (!decode_slot(w, slot, &w->text, err)) return false;
+    const size_t end = settled(&w->text);
+    if (end <= w->shown) return true;
+    *go_on = w->events->piece(w->events->user, w->text.bytes + w->shown, end - w->shown);
+    w->shown = end;
     return true;
 }
 
-bool generator_run(Generator *g, const Prompt *prompt, uint32_t index, const GenerateOptions *options,
-                   GeneratePiece *piece, void *user, Generated *out, Err *err)
+/* The next token of a slot from its logits. */
+static bool grow(Work *w, int i, const float *logits, Err *err)
 {
-    const int64_t room = g->longest - (int64_t)prompt->count;
-    const int64_t limit = options->max_new_tokens < room ? options->max_new_tokens : room;
-    if (limit < 1) {
-        return FAIL(err, ERR_DATA, "a prompt of %zu tokens leaves no room: at most %lld fit", prompt->count,
+    Slot *slot = &w->g->slots[i];
+    const int32_t id = choose(w->g, slot, logits, w->options);
+    if (stops(w->g, id)) return finish_slot(w, slot, true, err);
+    slot->ids[slot->tokens++] = w->g->newest[i] = id;
+    w->g->totals.tokens++;
+    bool go_on = true;
+    if (!hand_on(w, slot, &go_on, err)) return false;
+    return slot->tokens < slot->limit && go_on ? true : finish_slot(w, slot, false, err);
+}
+
+/* Reads the next prompt into slot i and takes the first token of its answer. */
+static bool start(Work *w, int i, Err *err)
+{
+    Generator *g = w->g;
+    const Prompt *p = &w->prompts[w->next];
+    const int64_t room = g->longest - (int64_t)p->count;
+    if (room < 1) {
+        return FAIL(err, ERR_DATA, "a prompt of %zu tokens leaves no room for an answer: %lld fit", p->count,
                     (long long)g->longest);
     }
-    Generated made = {.prompt_tokens = (int64_t)prompt->count};
-    size_t shown = 0;
-    bool go_on = true;
-    const double start = process_seconds();
-    read_prompt(g, prompt);
-    const double read = process_seconds();
-    while (go_on && made.tokens < limit) {
-        const int32_t id = choose(g, options, index, made.tokens);
-        made.stopped = stops(g, id);
-        if (made.stopped) break;
-        g->ids[made.tokens++] = id;
-        if (piece) TRY(hand_on(g, made.tokens, false, piece, user, &made.text, &shown, &go_on, err));
-        if (made.tokens < limit) model_decode(g->model, &id, 1, g->logits);
+    g->slots[i].live = true;
+    g->slots[i].prompt = w->next++;
+    g->slots[i].tokens = 0;
+    g->slots[i].limit = w->options->max_new_tokens < room ? w->options->max_new_tokens : room;
+    const double before = process_seconds();
+    model_prefill(g->model, i, p->ids, (int64_t)p->count, g->logits);
+    g->totals.prompt_seconds += process_seconds() - before;
+    g->totals.prompt_tokens += (int64_t)p->count;
+    return grow(w, i, g->logits, err);
+}
+
+/* Slots up to the last live one; those without work in between go on with a token that nobody reads. */
+static int used_slots(Generator *g)
+{
+    int used = 0;
+    for (int i = 0; i < g->sequences; i++) {
+        if (g->slots[i].live) used = i + 1;
     }
-    TRY(hand_on(g, made.tokens, true, piece, user, &made.text, &shown, &go_on, err));
-    made.prompt_seconds = read - start;
-    made.seconds = process_seconds() - read;
-    *out = made;
+    for (int i = 0; i < used; i++) {
+        if (g->slots[i].live || model_cached(g->model, i) < g->longest) continue;
+        const int32_t any = 0;
+        model_prefill(g->model, i, &any, 1, g->logits); /* its cache is full: start it again */
+    }
+    return used;
+}
+
+bool generator_run(Generator *g, const Prompt *prompts, size_t count, const GenerateOptions *options,
+                   const GenerateEvents *events, Err *err)
+{
+    Work w = {.g = g, .prompts = prompts, .count = count, .options = options, .events = events};
+    CHECK(!events->piece || count <= 1);
+    for (int i = 0; i < g->sequences; i++)
+        g->slots[i].live = false;
+    for (;;) {
+        for (int i = 0; i < g->sequences; i++) {
+            while (!g->slots[i].live && w.next < count)
+                TRY(start(&w, i, err));
+        }
+        const int used = used_slots(g);
+        if (used == 0) break;
+        const double before = process_seconds();
+        model_decode(g->model, g->newest, used, g->logits);
+        g->totals.seconds += process_seconds() - before;
+        for (int i = 0; i < used; i++) {
+            if (g->slots[i].live) TRY(grow(&w, i, g->logits + i * g->vocabulary, err));
+        }
+    }
+    text_free(&w.text);
     return true;
 fail:
-    generated_free(&made);
+    text_free(&w.text);
     return false;
 }

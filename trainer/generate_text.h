@@ -1,7 +1,7 @@
 /*
  * generate_text.h - prompts to text: greedy, or sampled with temperature and top-p, with a KV cache.
  *
- * Draws are keyed by (seed, prompt, position), so the same prompt gives the same text whatever ran before it.
+ * Draws are keyed by (seed, prompt, position), so a prompt gives the same text whatever runs before or beside it.
  */
 #pragma once
 
@@ -43,19 +43,31 @@ typedef struct Generated {
     Text text;      /* without special tokens */
     int64_t tokens; /* generated, the stop token not counted */
     bool stopped;   /* by a stop token, not by the limit */
-    double seconds; /* of decoding */
-    int64_t prompt_tokens;
-    double prompt_seconds;
 } Generated;
 void generated_free(Generated *g);
 
+/* What the caller hears; all but `user` may be null. */
+typedef struct GenerateEvents {
+    bool (*piece)(void *user, const char *bytes, size_t length); /* text of a single prompt as it grows; false stops */
+    /* A prompt is answered; the callee owns *g. With several sequences the order is that of finishing. */
+    bool (*done)(void *user, size_t index, Generated *g, Err *err);
+    void *user;
+} GenerateEvents;
+
 typedef struct Generator Generator;
-/* Buffers for one model; `longest`: most tokens of a prompt plus its answer. */
-bool generator_create(Generator **out, Model *m, const Tokenizer *t, int64_t max_tokens, int64_t longest,
-                      Err *err) MUST_USE;
+/* Buffers for a placed model; `longest`: most tokens of a prompt plus its answer (the model's cache_tokens);
+ * `sequences` as in the model's options. */
+bool generator_create(Generator **out, Model *m, const Tokenizer *t, int64_t longest, int sequences, Err *err) MUST_USE;
 void generator_free(Generator *g);
 
-/* `piece` (may be null) gets the text as it grows; false from it stops. `index` of the prompt keys the draws. */
-typedef bool GeneratePiece(void *user, const char *bytes, size_t length);
-bool generator_run(Generator *g, const Prompt *prompt, uint32_t index, const GenerateOptions *options,
-                   GeneratePiece *piece, void *user, Generated *out, Err *err) MUST_USE;
+/* Answers all prompts, `sequences` of them side by side; side by side or alone gives the same text. Prompt i is keyed
+ * by i. */
+bool generator_run(Generator *g, const Prompt *prompts, size_t count, const GenerateOptions *options,
+                   const GenerateEvents *events, Err *err) MUST_USE;
+
+/* So far: tokens of prompts and seconds spent on them, tokens generated and seconds of that. */
+typedef struct GeneratorTotals {
+    int64_t prompt_tokens, tokens;
+    double prompt_seconds, seconds;
+} GeneratorTotals;
+GeneratorTotals generator_totals(const Generator *g);

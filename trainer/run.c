@@ -76,7 +76,7 @@ static bool load(Trainer *t, const char *checkpoint, Err *err)
     Session *s = &t->session;
     if (!session_place(s, err)) return false;
     if (t->plan.cache_tokens &&
-        !generator_create(&t->generator, s->model, s->tokenizer, t->plan.max_tokens, t->plan.cache_tokens, err)) {
+        !generator_create(&t->generator, s->model, s->tokenizer, t->plan.cache_tokens, 1, err)) {
         return false;
     }
     if (checkpoint) return saving_restore(t, checkpoint, err);

@@ -38,18 +38,23 @@ static void show_sample(const Prompt *p, const Generated *g)
     log_plain("    %s", text_printable(text, sizeof text, g->text.bytes ? g->text.bytes : "", g->text.length));
 }
 
+static bool on_sample(void *user, size_t index, Generated *g, Err *err)
+{
+    const Trainer *t = user;
+    const Prompt *p = &t->prompts.items[index];
+    (void)err;
+    show_sample(p, g);
+    Err fault = {0};
+    if (!write_sample(t, p, g, &fault)) log_warn("a sample was not written: %s", fault.text);
+    generated_free(g);
+    return true;
+}
+
 bool sampling_run(Trainer *t, Err *err)
 {
     const GenerateOptions options = {
         .max_new_tokens = t->session.settings.sample_tokens, .top_p = 1, .seed = t->session.settings.seed};
-    for (size_t i = 0; t->generator && i < t->prompts.count && !update_asked_to_stop(t); i++) {
-        Generated g = {0};
-        const Prompt *p = &t->prompts.items[i];
-        if (!generator_run(t->generator, p, (uint32_t)i, &options, NULL, NULL, &g, err)) return false;
-        show_sample(p, &g);
-        Err fault = {0};
-        if (!write_sample(t, p, &g, &fault)) log_warn("a sample was not written: %s", fault.text);
-        generated_free(&g);
-    }
-    return true;
+    const GenerateEvents events = {.done = on_sample, .user = t};
+    if (!t->generator || update_asked_to_stop(t)) return true;
+    return generator_run(t->generator, t->prompts.items, t->prompts.count, &options, &events, err);
 }

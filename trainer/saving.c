@@ -148,7 +148,6 @@ static bool move_files(const char *to, const char *from, Err *err)
 bool saving_export(Trainer *t, Err *err)
 {
     const char *output = t->session.settings.output_dir;
-    const char *tokenizer = t->config->tokenizer ? t->config->tokenizer : t->session.base_path;
     bool ok = false;
     char *result = result_folder(t);
     char *folder = path_join(output, FINAL_FOLDER, err);
@@ -156,7 +155,7 @@ bool saving_export(Trainer *t, Err *err)
     if (file_exists(folder)) TRY(file_remove_tree(folder, err));
     TRY(file_make_folders(folder, err));
     TRY(result ? copy_adapter(folder, result, err) : save_adapter(t, folder, err));
-    TRY(tokenizer_files_write(folder, tokenizer, t->session.tokenizer, err));
+    TRY(tokenizer_files_write(folder, t->session.tokenizer_path, t->session.tokenizer, err));
     TRY(move_files(output, folder, err));
     log_info("the adapter is in %s", output);
     ok = true;

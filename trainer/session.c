@@ -54,6 +54,7 @@ void session_close(Session *s)
     tokenizer_close(s->tokenizer);
     source_close(s->source);
     mem_free(s->base_path);
+    mem_free(s->tokenizer_path);
     backend_close(s->backend);
     *s = (Session){0};
 }
@@ -62,16 +63,14 @@ bool session_open_tokenizer(Session *s, Err *err)
 {
     const char *path = CONFIG_GET(s->config, tokenizer);
     const char *chat = CONFIG_GET(s->config, chat_template);
-    char *resolved = NULL;
-    bool ok = true;
     if (path && !file_exists(path)) {
-        ok = source_resolve(&resolved, path, NULL, err);
-        path = resolved;
+        if (!source_resolve(&s->tokenizer_path, path, NULL, err)) return err_note(err, "tokenizer");
+    } else {
+        s->tokenizer_path = mem_copy_text(path ? path : s->base_path, err);
+        if (!s->tokenizer_path) return false;
     }
-    ok = ok && tokenizer_open(&s->tokenizer, path ? path : s->base_path, err);
-    mem_free(resolved);
-    if (!ok) return false;
-    return chat_template_open(&s->chat, chat, s->tokenizer, err);
+    return tokenizer_open(&s->tokenizer, s->tokenizer_path, err) &&
+           chat_template_open(&s->chat, chat, s->tokenizer, err);
 }
 
 static bool open_sources(Dataset **out, const Session *s, const ConfigDatasets *list, bool evaluation, Err *err)

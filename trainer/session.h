@@ -21,6 +21,7 @@ typedef struct Session {
     Backend *backend;
     char *base_path; /* folder or file of the base model */
     ModelSource *source;
+    char *tokenizer_path; /* folder or file that the tokenizer came from */
     Tokenizer *tokenizer;
     ChatTemplate *chat;
     Dataset *train;      /* null: none, or not asked for */

@@ -1,0 +1,24 @@
+#include "trainer/tokenizer_files.h"
+
+#include "base/check.h"
+#include "base/file.h"
+#include "base/mem.h"
+
+static const char *const files[] = {
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt",     "tokenizer.model",       "chat_template.jinja",
+};
+
+bool tokenizer_files_write(const char *folder, const char *from, const Tokenizer *t, Err *err)
+{
+    (void)t;
+    if (!file_is_folder(from)) return true;
+    bool ok = true;
+    for (size_t i = 0; ok && i < ARRAY_COUNT(files); i++) {
+        char *source = path_join(from, files[i], err), *target = path_join(folder, files[i], err);
+        ok = source && target && (!file_exists(source) || file_copy(target, source, err));
+        mem_free(source);
+        mem_free(target);
+    }
+    return ok;
+}
