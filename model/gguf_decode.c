@@ -67,9 +67,9 @@ static void decode_q4_0(float *restrict to, const uint8_t *restrict from, int64_
     for (int64_t b = 0; b < blocks; b++, from += 18, to += 32) {
         const float d = half_at(from);
         const uint8_t *q = from + 2;
-        for (int j = 0; j < 16; j++) {
-            to[j] = (float)((q[j] & 15) - 8) * d;
-            to[j + 16] = (float)((q[j] >> 4) - 8) * d;
+        for (int half = 0; half < 2; half++) { /* this shape of the loop is the one that gcc turns into vectors */
+            for (int j = 0; j < 16; j++)
+                to[16 * half + j] = (float)(((q[j] >> (4 * half)) & 15) - 8) * d;
         }
     }
 }
@@ -81,9 +81,9 @@ static void decode_q4_1(float *restrict to, const uint8_t *restrict from, int64_
         const float d = half_at(from);
         const float m = half_at(from + 2);
         const uint8_t *q = from + 4;
-        for (int j = 0; j < 16; j++) {
-            to[j] = (float)(q[j] & 15) * d + m;
-            to[j + 16] = (float)(q[j] >> 4) * d + m;
+        for (int half = 0; half < 2; half++) {
+            for (int j = 0; j < 16; j++)
+                to[16 * half + j] = (float)((q[j] >> (4 * half)) & 15) * d + m;
         }
     }
 }
@@ -205,19 +205,21 @@ static void decode_q6_k(float *restrict to, const uint8_t *restrict from, int64_
 {
     for (int64_t b = 0; b < blocks; b++, from += 210) {
         const float d = half_at(from + 208);
-        for (int run = 0; run < 8; run++) {
+        for (int run = 0; run < 8; run++, to += 32) {
             const int half = run / 4;
             const int part = run % 4; /* 0, 1: low nibbles; 2, 3: high */
             const uint8_t *ql = from + half * 64 + (part & 1) * 32;
             const uint8_t *qh = from + 128 + half * 32;
             const int shift = (part / 2) * 4;
-            for (int sub = 0; sub < 2; sub++, to += 16, ql += 16, qh += 16) {
-                const float scale = (float)(int8_t)from[192 + run * 2 + sub] * d;
-                for (int j = 0; j < 16; j++) {
-                    const int value = ((ql[j] >> shift) & 15) | ((qh[j] >> (2 * part)) & 3) << 4;
-                    to[j] = (float)(value - 32) * scale;
-                }
-            }
+            const float first = (float)(int8_t)from[192 + 2 * run] * d;
+            const float second = (float)(int8_t)from[193 + 2 * run] * d;
+            uint8_t q[32];
+            for (int j = 0; j < 32; j++)
+                q[j] = (uint8_t)(((ql[j] >> shift) & 15) | ((qh[j] >> (2 * part)) & 3) << 4);
+            for (int j = 0; j < 16; j++)
+                to[j] = (float)(q[j] - 32) * first;
+            for (int j = 16; j < 32; j++)
+                to[j] = (float)(q[j] - 32) * second;
         }
     }
 }
