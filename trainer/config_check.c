@@ -47,7 +47,6 @@ static void check_base(Check *k)
         CONTRADICTS(quant_block_size, quant_block_size, "quant_block_size: %lld is not a power of two",
                     (long long)c->quant_block_size);
     }
-    if (c->max_gpu_memory) note_without_effect(k, "max_gpu_memory", "this run is on the CPU; memory_budget is for it");
     if (!c->deterministic) note_without_effect(k, "deterministic: false", "runs are always deterministic");
 }
 
