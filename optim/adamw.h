@@ -60,6 +60,10 @@ AdamwReport adamw_step(Adamw *opt, const Tensor *params, const Tensor *grads, do
 
 int64_t adamw_updates(const Adamw *opt);
 
+/* False with ERR_DISK once the page file failed: parameters and states no longer belong together, and every later
+ * update is withheld. Ask after each update of a paged optimizer. */
+bool adamw_check(const Adamw *opt, Err *err) MUST_USE;
+
 /* States as tensors "state1.NAME" (u8 or f32), "absmax1.NAME", ..., plus counters in the metadata. Reading checks
  * every name and shape: ERR_CHECKPOINT. */
 bool adamw_save(Adamw *opt, const char *path, Err *err) MUST_USE;

@@ -1,9 +1,15 @@
 /*
  * schedule.h - the learning rate of an update.
  *
- * Linear rise over `warmup` updates (update u of 0.. gets (u + 1) / (warmup + 1)... see schedule_rate), then cosine,
- * linear, constant or warmup-stable-decay down to floor * peak at `total`. Equal to transformers' lambdas: before
- * update u (0-based) the factor is u / max(1, warmup) while u < warmup.
+ * Update `step` is counted from 1; with u = step - 1, W = warmup, T = total, D = decay, f = floor, rate = peak * factor:
+ *   u < W       u / W; WSD: f + (1 - f) * u / W. The first update of a warmup therefore has rate 0 (f for WSD).
+ *   afterwards  f + (1 - f) * shape, with progress p held to 0..1
+ *     cosine    (1 + cos(pi * p)) / 2    p = (u - W) / (T - W)
+ *     linear    1 - p                    p = (u - W) / (T - W)
+ *     WSD       1 - p                    p = (u - (T - D)) / D
+ *     constant  1
+ * p reaches 1 after the last update (u = T), not at it. Equal to the lambdas of transformers 5.23: cosine,
+ * cosine_with_min_lr, linear, constant_with_warmup, warmup_stable_decay with decay_type linear.
  */
 #pragma once
 
@@ -24,7 +30,6 @@ typedef struct Schedule {
     int64_t decay;  /* updates of the final fall; WSD only */
 } Schedule;
 
-/* Rate of update `step`, counted from 1 (the first update gets the factor of u = 0). */
 double schedule_rate(const Schedule *s, int64_t step);
 
 #ifdef __cplusplus

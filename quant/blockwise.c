@@ -3,6 +3,7 @@
 #include "base/check.h"
 
 #include <math.h>
+#include <stdbool.h>
 
 enum { DECADES = 7 };
 
@@ -64,4 +65,38 @@ uint8_t blockwise_code(const float map[256], float y)
     if (y > map[at]) return (uint8_t)(y > (map[at] + map[at + 1]) * 0.5f ? at + 1 : at);
     if (at == 0) return 0;
     return (uint8_t)(y < (map[at] + map[at - 1]) * 0.5f ? at - 1 : at);
+}
+
+enum { CODES_AT_ONCE = 64 };
+
+/* Without branches, so that the compiler makes gathers and selections of it. */
+static void codes_of(int32_t *at, const float map[256], const float *y, int count)
+{
+    for (int i = 0; i < count; i++)
+        at[i] = 127;
+    for (int step = 64; step > 0; step /= 2) {
+        for (int i = 0; i < count; i++)
+            at[i] += y[i] > map[at[i]] ? step : -step;
+    }
+    for (int i = 0; i < count; i++) {
+        const int32_t here = at[i];
+        const float value = map[here];
+        const bool above = y[i] > value;
+        const int32_t below = here > 0 ? here - 1 : 0;
+        const int32_t other = above ? here + 1 : below;
+        const float middle = (value + map[other]) * 0.5f;
+        const bool past = above ? y[i] > middle : y[i] < middle;
+        at[i] = past ? other : here;
+    }
+}
+
+void blockwise_codes(uint8_t *codes, const float map[256], const float *y, int count)
+{
+    int32_t at[CODES_AT_ONCE];
+    for (int first = 0; first < count; first += CODES_AT_ONCE) {
+        const int n = count - first < CODES_AT_ONCE ? count - first : CODES_AT_ONCE;
+        codes_of(at, map, y + first, n);
+        for (int i = 0; i < n; i++)
+            codes[first + i] = (uint8_t)at[i];
+    }
 }

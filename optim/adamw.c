@@ -1,0 +1,145 @@
+#include "optim/internal.h"
+
+#include "base/mem.h"
+#include "quant/blockwise.h"
+
+/* --- layout --- */
+
+static size_t element_bytes(const StateSpan *s)
+{
+    return s->eight_bit ? 1 : sizeof(float);
+}
+
+static size_t span_bytes(const StateSpan *s)
+{
+    return (size_t)(s->blocks * STATE_BLOCK) * element_bytes(s);
+}
+
+static void lay_out_spans(Adamw *opt)
+{
+    for (int i = 0; i < opt->table->count; i++) {
+        const Param *p = &opt->table->items[i];
+        StateSpan *s = &opt->spans[i];
+        CHECK(p->offset % STATE_BLOCK == 0);
+        s->count = p->rows * p->cols;
+        s->blocks = ceil_div(s->count, STATE_BLOCK);
+        s->eight_bit = opt->options.eight_bit && s->count >= STATE_8BIT_MIN;
+        s->offset = opt->region_bytes;
+        s->absmax = opt->absmax_count;
+        opt->region_bytes += span_bytes(s);
+        if (s->eight_bit) opt->absmax_count += s->blocks;
+        opt->piece_count += ceil_div(s->blocks, PIECE_BLOCKS);
+    }
+}
+
+static void cut_pieces(Adamw *opt)
+{
+    Piece *piece = opt->pieces;
+    for (int i = 0; i < opt->table->count; i++) {
+        const StateSpan *s = &opt->spans[i];
+        for (int64_t block = 0; block < s->blocks; block += PIECE_BLOCKS, piece++) {
+            const int64_t blocks = s->blocks - block < PIECE_BLOCKS ? s->blocks - block : PIECE_BLOCKS;
+            const int64_t first = block * STATE_BLOCK, left = s->count - first;
+            *piece = (Piece){
+                .param = i,
+                .first = first,
+                .count = left < blocks * STATE_BLOCK ? left : blocks * STATE_BLOCK,
+                .offset = s->offset + (size_t)first * element_bytes(s),
+                .bytes = (size_t)(blocks * STATE_BLOCK) * element_bytes(s),
+            };
+        }
+    }
+}
+
+bool adamw_create(Adamw **out, Backend *be, const ParamTable *table, const AdamwOptions *options, Err *err)
+{
+    Adamw *opt = mem_alloc(1, sizeof *opt, err);
+    if (!opt) return false;
+    opt->be = be;
+    opt->table = table;
+    opt->options = *options;
+    blockwise_map_signed(opt->map1);
+    blockwise_map_unsigned(opt->map2);
+    const size_t params = (size_t)table->count;
+    TRY((opt->spans = mem_alloc(params, sizeof *opt->spans, err)) != NULL);
+    TRY((opt->steps = mem_alloc(params, sizeof *opt->steps, err)) != NULL);
+    lay_out_spans(opt);
+    TRY((opt->pieces = mem_alloc((size_t)opt->piece_count, sizeof *opt->pieces, err)) != NULL);
+    TRY((opt->results = mem_alloc((size_t)opt->piece_count, sizeof *opt->results, err)) != NULL);
+    cut_pieces(opt);
+    *out = opt;
+    return true;
+fail:
+    adamw_free(opt);
+    return false;
+}
+
+void adamw_free(Adamw *opt)
+{
+    if (!opt) return;
+    pages_close(&opt->pages);
+    mem_free(opt->spans);
+    mem_free(opt->steps);
+    mem_free(opt->pieces);
+    mem_free(opt->results);
+    mem_free(opt);
+}
+
+/* --- memory --- */
+
+size_t adamw_buffer_bytes(const Adamw *opt)
+{
+    return opt->region_bytes < PAGE_BYTES ? opt->region_bytes : PAGE_BYTES;
+}
+
+void adamw_place(Adamw *opt, Arena *state, Arena *scratch)
+{
+    Arena *arena = opt->options.paged ? scratch : state;
+    const int64_t bytes = (int64_t)(opt->options.paged ? adamw_buffer_bytes(opt) : opt->region_bytes);
+    opt->state1 = arena_vector(arena, DTYPE_U8, bytes);
+    opt->state2 = arena_vector(arena, DTYPE_U8, bytes);
+    opt->absmax1 = arena_vector(state, DTYPE_F32, opt->absmax_count);
+    opt->absmax2 = arena_vector(state, DTYPE_F32, opt->absmax_count);
+}
+
+bool adamw_start(Adamw *opt, Err *err)
+{
+    if (!opt->options.paged) return true;
+    CHECK(opt->options.page_path != NULL);
+    pages_close(&opt->pages);
+    return pages_open(&opt->pages, opt->options.page_path, opt->region_bytes, err);
+}
+
+size_t adamw_paged_bytes(const Adamw *opt)
+{
+    return opt->options.paged ? 2 * opt->region_bytes : 0;
+}
+
+bool adamw_read_state(Adamw *opt, int moment, size_t first, size_t length, void *to, Err *err)
+{
+    if (opt->options.paged) return pages_read(&opt->pages, moment, first, length, to, err);
+    const Tensor *region = moment == 1 ? &opt->state1 : &opt->state2;
+    const Tensor part = tensor_slice_flat(region, (int64_t)first, (int64_t)length);
+    backend_download(opt->be, to, &part);
+    return true;
+}
+
+bool adamw_write_state(Adamw *opt, int moment, size_t first, size_t length, const void *from, Err *err)
+{
+    if (opt->options.paged) return pages_write(&opt->pages, moment, first, length, from, err);
+    const Tensor *region = moment == 1 ? &opt->state1 : &opt->state2;
+    const Tensor part = tensor_slice_flat(region, (int64_t)first, (int64_t)length);
+    backend_upload(opt->be, &part, from);
+    return true;
+}
+
+int64_t adamw_updates(const Adamw *opt)
+{
+    return opt->updates;
+}
+
+bool adamw_check(const Adamw *opt, Err *err)
+{
+    if (opt->failure.code == ERR_NONE) return true;
+    return FAIL(err, opt->failure.code, "%s", opt->failure.text);
+}
