@@ -28,10 +28,17 @@ static void *out_of_memory(size_t count, size_t size, Err *err)
     return NULL;
 }
 
+/* No object is larger than PTRDIFF_MAX; sanitizers would end the program instead of yielding null. */
+static bool fits(size_t count, size_t size, uint64_t *bytes)
+{
+    return checked_mul(count, size, bytes) && *bytes <= PTRDIFF_MAX;
+}
+
 void *mem_alloc(size_t count, size_t size, Err *err)
 {
+    uint64_t bytes;
     if (count == 0) count = 1;
-    void *block = must_fail() ? NULL : calloc(count, size);
+    void *block = must_fail() || !fits(count, size, &bytes) ? NULL : calloc(1, bytes);
     return block ? block : out_of_memory(count, size, err);
 }
 
@@ -39,7 +46,7 @@ void *mem_resize(void *block, size_t count, size_t size, Err *err)
 {
     uint64_t bytes;
     if (count == 0) count = 1;
-    void *moved = must_fail() || !checked_mul(count, size, &bytes) ? NULL : realloc(block, bytes);
+    void *moved = must_fail() || !fits(count, size, &bytes) ? NULL : realloc(block, bytes);
     return moved ? moved : out_of_memory(count, size, err);
 }
 
