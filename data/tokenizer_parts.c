@@ -1,0 +1,126 @@
+#include "data/tokenizer_internal.h"
+
+#include "base/check.h"
+#include "base/mem.h"
+
+#include <string.h>
+
+bool id_list_add(IdList *list, int32_t id, Err *err)
+{
+    if (!mem_grow(&list->ids, &list->capacity, list->count + 1, sizeof *list->ids, err)) return false;
+    list->ids[list->count++] = id;
+    return true;
+}
+
+static int32_t next_free_id(const Tokenizer *t)
+{
+    /* As the reference: behind the number of vocabulary entries and behind every added token above that. */
+    const int32_t vocab_count = (int32_t)bpe_vocab(t->bpe)->count;
+    int32_t most = -1;
+    for (size_t i = 0; i < t->added.count; i++) {
+        if (t->added.items[i].id > most) most = t->added.items[i].id;
+    }
+    return most >= vocab_count ? most + 1 : vocab_count;
+}
+
+static bool same_token(const AddedToken *a, const AddedToken *b)
+{
+    return a->single_word == b->single_word && a->lstrip == b->lstrip && a->rstrip == b->rstrip &&
+           a->normalized == b->normalized && a->special == b->special;
+}
+
+bool tokenizer_add_token(Tokenizer *t, AddedToken *token, Err *err)
+{
+    const char *text = token->content.bytes;
+    const size_t length = token->content.length;
+    if (length == 0) return true;
+    const AddedToken *known = added_tokens_by_text(&t->added, text, length);
+    if (known && same_token(known, token)) return true;
+    token->id = known ? known->id : vocab_find(bpe_vocab(t->bpe), text, length);
+    if (token->id < 0) token->id = next_free_id(t);
+    return added_tokens_add(&t->added, token, err);
+}
+
+static bool index_group(Tokenizer *t, NormalizeScratch *s, bool special, Err *err)
+{
+    for (size_t i = 0; i < t->added.count; i++) {
+        const AddedToken *token = &t->added.items[i];
+        if (token->special != special) continue;
+        Text text = {0};
+        bool done = token->normalized
+                        ? normalizer_text(t->normalizer, s, &text, token->content.bytes, token->content.length, err)
+                        : text_add(&text, token->content.bytes, token->content.length, err);
+        done = done && added_tokens_index(&t->added, i, text.bytes, text.length, token->normalized, err);
+        text_free(&text);
+        if (!done) return false;
+    }
+    return true;
+}
+
+bool tokenizer_index_tokens(Tokenizer *t, Err *err)
+{
+    NormalizeScratch s = {0};
+    if (!pattern_scratch_create(&s.pattern, err)) return false;
+    /* special tokens first: they win where two have the same normalized text */
+    const bool done = index_group(t, &s, true, err) && index_group(t, &s, false, err);
+    normalize_scratch_free(&s);
+    pattern_scratch_destroy(s.pattern);
+    return done;
+}
+
+static bool add_stop(Tokenizer *t, int32_t id, Err *err)
+{
+    if (id < 0) return true;
+    for (size_t i = 0; i < t->stops.count; i++) {
+        if (t->stops.ids[i] == id) return true;
+    }
+    return id_list_add(&t->stops, id, err);
+}
+
+/* Texts of special tokens that end a turn or a text in published models. */
+static bool add_known_stops(Tokenizer *t, Err *err)
+{
+    static const char *const names[] = {
+        "<|im_end|>",
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<end_of_turn>",
+        "<turn|>",
+        "<|return|>",
+        "<|call|>",
+        "<|endoftext|>",
+        "<|end_of_text|>",
+        "<|end_of_turn|>",
+        "<|END_OF_TURN_TOKEN|>",
+        "<\xEF\xBD\x9C"
+        "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(names); i++) {
+        const int32_t id = tokenizer_id(t, names[i]);
+        if (id >= 0 && tokenizer_is_special(t, id) && !add_stop(t, id, err)) return false;
+    }
+    /* Phi's end of turn; where there is also <|return|> it only ends one message of a turn. */
+    const int32_t end = tokenizer_id(t, "<|end|>");
+    if (end < 0 || !tokenizer_is_special(t, end) || tokenizer_id(t, "<|return|>") >= 0) return true;
+    return add_stop(t, end, err);
+}
+
+static void hash_ids(Hash *h, const IdList *list)
+{
+    hash_add(h, &list->count, sizeof list->count);
+    hash_add(h, list->ids, list->count * sizeof *list->ids);
+}
+
+bool tokenizer_finish(Tokenizer *t, Err *err)
+{
+    Hash *h;
+    if (!add_stop(t, t->eos, err) || !add_known_stops(t, err)) return false;
+    if (!hash_create(&h, err)) return false;
+    const int32_t names[] = {t->bos, t->eos, t->pad, t->unk};
+    hash_add(h, t->fingerprint, strlen(t->fingerprint));
+    hash_add(h, names, sizeof names);
+    hash_ids(h, &t->prefix);
+    hash_ids(h, &t->suffix);
+    hash_finish(h, t->fingerprint);
+    return true;
+}
