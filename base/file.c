@@ -59,7 +59,7 @@ static int open_retrying(const char *path, int flags, mode_t mode)
 /* Takes over `fd`; the struct is complete or the descriptor closed. */
 static bool file_adopt(File *out, int fd, const char *path, ErrCode code, Err *err)
 {
-    File f = {.fd = fd, .open = true};
+    File f = {.fd = fd, .open = true, .code = code};
     struct stat st;
     if (sys_stat(fd, &st) != 0) {
         (void)fail_call(err, code, "examine", path, errno);
@@ -99,17 +99,18 @@ static ssize_t read_full(int fd, char *to, size_t length, uint64_t offset)
 bool file_read_at(const File *f, uint64_t offset, void *to, size_t length, Err *err)
 {
     CHECK(f->open);
+    const ErrCode code = f->code ? f->code : ERR_MODEL;
     char shown[NAME_SHOWN];
     text_printable(shown, sizeof shown, f->path, strlen(f->path));
     uint64_t end;
     if (!checked_add(offset, length, &end) || end > f->size) {
-        return FAIL(err, ERR_MODEL, "%s ends at byte %llu, but bytes %llu to %llu were asked for", shown,
+        return FAIL(err, code, "%s ends at byte %llu, but bytes %llu to %llu were asked for", shown,
                     (unsigned long long)f->size, (unsigned long long)offset, (unsigned long long)end);
     }
     const ssize_t got = read_full(f->fd, to, length, offset);
-    if (got < 0) return fail_call(err, ERR_MODEL, "read", f->path, errno);
+    if (got < 0) return fail_call(err, code, "read", f->path, errno);
     if ((size_t)got < length) {
-        return FAIL(err, ERR_MODEL, "%s became shorter while it was being read; was it replaced?", shown);
+        return FAIL(err, code, "%s became shorter while it was being read; was it replaced?", shown);
     }
     return true;
 }

@@ -22,6 +22,7 @@ typedef struct File {
     bool open;
     uint64_t size; /* at opening */
     char *path;    /* owned; for messages */
+    ErrCode code;  /* what failing to read it means; ERR_NONE: ERR_MODEL */
 } File;
 
 /* ERR_MODEL by default; `code` says what a missing or unreadable file means to the caller. */
@@ -82,7 +83,7 @@ bool file_lock_folder(File *out, const char *folder, Err *err) MUST_USE;
 
 /*
  * Test hook: the n-th file operation of class `operation` from now on ("open", "read", "write", "fsync", "rename",
- * "mkdir", "unlink", "close", "lock", "any") fails with errno `error`; sticky: so do all later ones. error = -1: the
+ * "mkdir", "stat", "unlink", "close", "lock", "any") fails with errno `error`; sticky: so do all later ones. error = -1: the
  * process kills itself with SIGKILL there, a write after half of its bytes. error = 0: a read or write transfers only
  * half of what was asked for. Null turns it off.
  */

@@ -192,7 +192,7 @@ int sys_unlink(int folder, const char *name, int flags)
 
 int sys_stat(int fd, struct stat *out)
 {
-    return refused(SYS_READ) ? -1 : fstat(fd, out);
+    return refused(SYS_STAT) ? -1 : fstat(fd, out);
 }
 
 void *sys_map(int fd, size_t length)

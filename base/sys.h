@@ -19,11 +19,12 @@ extern "C" {
 /* X(enum, name in file_fail_at) */
 #define SYS_OPERATIONS(X)                                                                                              \
     X(SYS_OPEN, "open")                                                                                                \
-    X(SYS_READ, "read") /* also stat, mmap and reading a folder */                                                     \
+    X(SYS_READ, "read") /* also mmap */                                                                                \
     X(SYS_WRITE, "write")                                                                                              \
     X(SYS_FSYNC, "fsync")                                                                                              \
     X(SYS_RENAME, "rename")                                                                                            \
     X(SYS_MKDIR, "mkdir")                                                                                              \
+    X(SYS_STAT, "stat")                                                                                                \
     X(SYS_UNLINK, "unlink")                                                                                            \
     X(SYS_CLOSE, "close") /* of files that were written */                                                             \
     X(SYS_LOCK, "lock")
