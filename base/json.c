@@ -82,6 +82,20 @@ static bool check_depth(const char *bytes, size_t length, const char *what, ErrC
     return true;
 }
 
+/* jansson points at the end of a token that it quotes ("... near 'token'"); people look for its start. */
+static int start_column(const json_error_t *fault)
+{
+    static const char mark[] = " near '";
+    const char *token = strstr(fault->text, mark);
+    int column = fault->column > 0 ? fault->column : 1;
+    if (!token) return column;
+    token += sizeof mark - 1;
+    for (const char *c = token + 1; *c && c[1]; c++) { /* all but the first character and the closing quote */
+        if (((unsigned char)*c & 0xC0) != 0x80) column--;
+    }
+    return column > 0 ? column : 1;
+}
+
 bool json_parse(json_t **out, const char *bytes, size_t length, const char *what, ErrCode code, Err *err)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -95,8 +109,7 @@ bool json_parse(json_t **out, const char *bytes, size_t length, const char *what
         return true;
     }
     if (out_of_memory) return FAIL(err, ERR_MEMORY, "out of host memory while reading %s", what);
-    return fail_place(err, code, what, fault.line > 0 ? fault.line : 1, fault.column > 0 ? fault.column : 1,
-                      fault.text);
+    return fail_place(err, code, what, fault.line > 0 ? fault.line : 1, start_column(&fault), fault.text);
 }
 
 bool json_parse_file(json_t **out, const char *path, size_t limit, ErrCode code, Err *err)
