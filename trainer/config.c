@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { NOTICES_MAX = 200 };
+
 void config_note(Config *c, Err *err, const char *format, ...)
 {
     char text[400];
@@ -19,6 +21,7 @@ void config_note(Config *c, Err *err, const char *format, ...)
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
     ConfigState *s = c->state;
+    if (s->notice_count == NOTICES_MAX) return;
     for (size_t i = 0; i < s->notice_count; i++) {
         if (strcmp(s->notices[i], text) == 0) return;
     }

@@ -150,33 +150,39 @@ static void friends_add(Nearest *n, const char *scope, const char *name)
     }
 }
 
-/* A third of the letters may differ; two always may, so that a swap in a short name is found. */
+/* A third of the letters may differ; two may in a short name, so that a swap is found, but never all of them. */
 static void near_add(Nearest *n, const char *name, const char *candidate, const char *key)
 {
     const int length = (int)strlen(name);
-    const int limit = length / 3 > 2 ? length / 3 : 2;
+    const int third = length / 3 > 2 ? length / 3 : 2;
+    const int limit = third < length ? third : length - 1;
     const int distance = text_distance(name, candidate, limit);
     if (distance <= limit) nearest_add(n, key, distance);
+}
+
+static void near_names_add(Nearest *n, const char *scope, const char *name)
+{
+    const bool data = strcmp(scope, "datasets[].") == 0;
+    const ConfigField *fields = data ? dataset_fields : config_fields;
+    const int count = data ? dataset_field_count : CONFIG_KEY_COUNT;
+    for (int i = 0; i < count; i++) {
+        const char *candidate = data ? fields[i].name : in_scope(scope, fields[i].name);
+        if (candidate) near_add(n, name, candidate, candidate);
+    }
+    for (int i = 0; i < config_row_count && !scope[0]; i++) {
+        if (config_rows[i].group) near_add(n, name, config_rows[i].group, config_rows[i].group);
+    }
+    for (int i = 0; i < alias_rule_count && !scope[0]; i++) {
+        const AliasKind kind = alias_rules[i].kind;
+        if (kind == ALIAS_SAME || kind == ALIAS_BUT) near_add(n, name, alias_rules[i].name, alias_rules[i].key);
+    }
 }
 
 const char *alias_suggest(char *out, size_t size, const char *scope, const char *name)
 {
     Nearest n = {0};
     friends_add(&n, scope, name);
-    const bool data = strcmp(scope, "datasets[].") == 0;
-    const ConfigField *fields = data ? dataset_fields : config_fields;
-    const int count = data ? dataset_field_count : CONFIG_KEY_COUNT;
-    for (int i = 0; i < count; i++) {
-        const char *candidate = data ? fields[i].name : in_scope(scope, fields[i].name);
-        if (candidate) near_add(&n, name, candidate, candidate);
-    }
-    for (int i = 0; i < config_row_count && !scope[0]; i++) {
-        if (config_rows[i].group) near_add(&n, name, config_rows[i].group, config_rows[i].group);
-    }
-    for (int i = 0; i < alias_rule_count && !scope[0]; i++) {
-        const AliasKind kind = alias_rules[i].kind;
-        if (kind == ALIAS_SAME || kind == ALIAS_BUT) near_add(&n, name, alias_rules[i].name, alias_rules[i].key);
-    }
+    if (n.count == 0) near_names_add(&n, scope, name);
     size_t used = 0;
     out[0] = '\0';
     for (int i = 0; i < n.count && used < size; i++) {

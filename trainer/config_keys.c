@@ -123,13 +123,16 @@ static void unknown_fault(Keys *k, const YamlNode *value, const char *scope)
     char shown[100];
     char near[200];
     char in_group[80] = "";
+    near[0] = '\0';
     if (scope[0]) snprintf(in_group, sizeof in_group, "%.*s: ", (int)strlen(scope) - 1, scope);
     if (!scope[0] && dataset_field_find(name) >= 0) {
         config_fault(k->faults, value->key->place, "%s stands in an entry of datasets, not at the top", name);
         return;
     }
+    /* Suggestions take time, and nobody reads the thousandth. */
+    if (k->faults->count < FAULTS_KEPT) alias_suggest(near, sizeof near, scope, name);
     config_fault(k->faults, value->key->place, "%sunknown key %s%s", in_group,
-                 yaml_show(value->key, shown, sizeof shown), alias_suggest(near, sizeof near, scope, name));
+                 yaml_show(value->key, shown, sizeof shown), near);
 }
 
 static void group_take(Keys *k, YamlNode *map, ConfigLevel level)

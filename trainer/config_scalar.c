@@ -81,6 +81,14 @@ static bool number_read(double *out, const char *text, const char **rest, bool *
     return true;
 }
 
+static bool int_outside(char why[WHY_MAX], double low, double high)
+{
+    /* 2^63 - 1 is no double; its neighbour stands for it in the table. */
+    const bool open_end = high >= 0x1p63;
+    snprintf(why, WHY_MAX, "is outside %.0f..%" PRId64, low, open_end ? INT64_MAX : (int64_t)high);
+    return false;
+}
+
 bool scalar_real(double *out, const char *text, double low, double high, char why[WHY_MAX])
 {
     const char *rest;
@@ -107,13 +115,13 @@ bool scalar_int(int64_t *out, const char *text, double low, double high, char wh
     if (whole) {
         errno = 0;
         value = strtoll(text, NULL, 10);
-        if (errno == ERANGE) return outside(why, low, high);
+        if (errno == ERANGE) return int_outside(why, low, high);
     } else {
         if (real != floor(real)) return because(why, "is not a whole number");
-        if (fabs(real) > ldexp(1, EXACT_BITS)) return outside(why, low, high);
+        if (fabs(real) > ldexp(1, EXACT_BITS)) return int_outside(why, low, high);
         value = (int64_t)real;
     }
-    if ((double)value < low || (double)value > high) return outside(why, low, high);
+    if ((double)value < low || (double)value > high) return int_outside(why, low, high);
     *out = value;
     return true;
 }
@@ -224,6 +232,11 @@ bool scalar_choice(int *out, const char *text, const ConfigField *f, char why[WH
 const char *scalar_print_real(double value, char *out, size_t size)
 {
     enum { DIGITS_MAX = 17 };
+    static const double without_exponent = 1e15;
+    if (value == floor(value) && fabs(value) < without_exponent) {
+        snprintf(out, size, "%.0f", value);
+        return out;
+    }
     for (int precision = 6; precision <= DIGITS_MAX; precision++) {
         snprintf(out, size, "%.*g", precision, value);
         if (strtod(out, NULL) == value) break;

@@ -35,6 +35,14 @@ static bool wrong_kind(const Value *v, const YamlNode *node, const char *wanted)
     return false;
 }
 
+static bool wrong_item(const Value *v, const YamlNode *item, const char *wanted)
+{
+    char shown[100];
+    config_fault(v->reader->faults, item->place, "%s: %s stands where a %s should", v->name,
+                 yaml_show(item, shown, sizeof shown), wanted);
+    return false;
+}
+
 static const char *keep_text(const Value *v, const YamlNode *node)
 {
     if (node->length > TEXT_MAX_BYTES) {
@@ -53,7 +61,7 @@ static void *keep_items(const Value *v, int count, size_t size)
 /* An item of a list that has to be a text with something in it. */
 static bool item_check(const Value *v, const YamlNode *item)
 {
-    if (item->kind != YAML_TEXT) return wrong_kind(v, item, "list of texts");
+    if (item->kind != YAML_TEXT) return wrong_item(v, item, "text");
     if (item->length == 0 || yaml_is_null(item)) {
         config_fault(v->reader->faults, item->place, "%s: an empty item; remove it or give it a value", v->name);
         return false;
@@ -162,7 +170,7 @@ static bool patterns_read(ConfigPatterns *out, const Value *v, const YamlNode *n
     for (const YamlNode *item = node->first; item; item = item->next, i++) {
         char why[WHY_MAX];
         if (!name_check(v, item->key)) return false;
-        if (item->kind != YAML_TEXT) return wrong_kind(v, item, "map of name to number");
+        if (item->kind != YAML_TEXT) return wrong_item(v, item, "number");
         if (!scalar_real(&items[i].value, item->text, v->field->low, v->field->high, why)) return wrong(v, item, why);
         items[i].pattern = keep_text(v, item->key);
         if (!items[i].pattern) return false;
@@ -210,7 +218,7 @@ static bool roles_read(ConfigPairs *out, const Value *v, const YamlNode *node)
     for (const YamlNode *item = node->first; item; item = item->next) {
         if (!name_check(v, item->key)) return false;
         if (item->kind == YAML_TEXT && !role_add(items, &count, v, item->key, item)) return false;
-        if (item->kind == YAML_MAP) return wrong_kind(v, item, "map of role to a list of its other names");
+        if (item->kind == YAML_MAP) return wrong_item(v, item, "list of names");
         for (const YamlNode *alias = item->first; alias; alias = alias->next) {
             if (!role_add(items, &count, v, item->key, alias)) return false;
         }
