@@ -131,6 +131,29 @@ SIMD_INLINE Lanes lanes_where_less(Lanes x, Lanes y, Lanes a, Lanes b)
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), b, a);
 }
 
+/*
+ * Rows a and b of a block in bf16: as they are to row_a and row_b, and interleaved (a in the lower halves) to pairs.
+ * A null place is left out. Rounds as AVX512-BF16 does where it is there: subnormal results become zero.
+ */
+SIMD_INLINE void lanes_store_two_bf16(void *row_a, void *row_b, void *pairs, Lanes a, Lanes b)
+{
+#    if defined(__AVX512BF16__)
+    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(b, a);
+    const __m256i low = _mm512_castsi512_si256(both), high = _mm512_extracti64x4_epi64(both, 1);
+#    else
+    const __m512i wide_a = _mm512_castps_si512(lanes_round_bf16(a)), wide_b = _mm512_castps_si512(lanes_round_bf16(b));
+    const __m256i low = _mm512_cvtepi32_epi16(_mm512_srli_epi32(wide_a, 16));
+    const __m256i high = _mm512_cvtepi32_epi16(_mm512_srli_epi32(wide_b, 16));
+    const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+#    endif
+    if (row_a) _mm256_storeu_si256(row_a, low);
+    if (row_b) _mm256_storeu_si256(row_b, high);
+    if (!pairs) return;
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    _mm512_storeu_si512(pairs, _mm512_permutexvar_epi16(order, both));
+}
+
 #else
 
 typedef float Lanes __attribute__((vector_size(64)));
@@ -245,6 +268,20 @@ SIMD_INLINE Lanes lanes_where_less(Lanes x, Lanes y, Lanes a, Lanes b)
     return lanes_choose((LanesInt)(x < y), a, b);
 }
 
+SIMD_INLINE void lanes_store_two_bf16(void *row_a, void *row_b, void *pairs, Lanes a, Lanes b)
+{
+    uint16_t low[LANES], high[LANES], both[2 * LANES];
+    lanes_store(low, DTYPE_BF16, LANES, a);
+    lanes_store(high, DTYPE_BF16, LANES, b);
+    for (int i = 0; i < LANES; i++) {
+        both[2 * i] = low[i];
+        both[2 * i + 1] = high[i];
+    }
+    if (row_a) memcpy(row_a, low, sizeof low);
+    if (row_b) memcpy(row_b, high, sizeof high);
+    if (pairs) memcpy(pairs, both, sizeof both);
+}
+
 #endif
 
 SIMD_INLINE Lanes lanes_zero(void)
@@ -275,19 +312,34 @@ SIMD_INLINE float lanes_largest(Lanes v)
     return x[0];
 }
 
-/* 2^x, relative error below 2 ulp; exactly 0 below -150, infinity above 128, NaN stays NaN. */
-SIMD_INLINE Lanes lanes_exp2(Lanes x)
+/* 2^f for f in [-1/2, 1/2] */
+SIMD_INLINE Lanes lanes_exp2_fraction(Lanes f)
 {
-    x = lanes_min(lanes_set(130.0f), lanes_max(lanes_set(-160.0f), x));
-    const Lanes n = lanes_round(x);
-    const Lanes f = x - n;
     Lanes p = lanes_fma(lanes_set(SIMD_EXP2_C6), f, lanes_set(SIMD_EXP2_C5));
     p = lanes_fma(p, f, lanes_set(SIMD_EXP2_C4));
     p = lanes_fma(p, f, lanes_set(SIMD_EXP2_C3));
     p = lanes_fma(p, f, lanes_set(SIMD_EXP2_C2));
     p = lanes_fma(p, f, lanes_set(SIMD_EXP2_C1));
-    p = lanes_fma(p, f, lanes_set(1.0f));
-    return lanes_scale2(p, n);
+    return lanes_fma(p, f, lanes_set(1.0f));
+}
+
+/* 2^x, relative error below 2 ulp; exactly 0 below -150, infinity above 128, NaN stays NaN. */
+SIMD_INLINE Lanes lanes_exp2(Lanes x)
+{
+    x = lanes_min(lanes_set(130.0f), lanes_max(lanes_set(-160.0f), x));
+    const Lanes n = lanes_round(x);
+    return lanes_scale2(lanes_exp2_fraction(x - n), n);
+}
+
+/* The same for x that is finite (however large) or NaN. */
+SIMD_INLINE Lanes lanes_exp2_finite(Lanes x)
+{
+#if SIMD_AVX512
+    const Lanes n = lanes_round(x);
+    return lanes_scale2(lanes_exp2_fraction(x - n), n);
+#else
+    return lanes_exp2(x);
+#endif
 }
 
 /* e^x, relative error below 2 ulp; the multiple of ln 2 is taken off in two parts. */

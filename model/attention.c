@@ -1,158 +1,212 @@
 #include "model/attention.h"
 
-#include "backend/cpu.h"
+#include "model/attention_cpu.h"
 
-#include <omp.h>
+typedef struct AttentionOps {
+    void (*forward)(Backend *be, const Attention *at, const Tensor *out, const Tensor *lse, const Tensor *qkv,
+                    const Tensor *scratch);
+    void (*backward)(Backend *be, const Attention *at, const Tensor *dqkv, const Tensor *dout, const Tensor *out,
+                     const Tensor *lse, const Tensor *qkv, const Tensor *scratch);
+    void (*decode)(Backend *be, const Attention *at, const Tensor *out, const Tensor *q, const Tensor *keys,
+                   const Tensor *values, int64_t capacity, const int32_t *lengths, const Tensor *scratch);
+} AttentionOps;
 
-/* First version: one (query, head) at a time. */
+/* --- CPU: what both passes share --- */
 
-static float element(const void *data, DType t, int64_t i)
+/*
+ * The gradient of a key adds up over the queries after it. Queries are cut into chunks, each sums dk and dv of the
+ * keys it sees on its own, and the sums are added in the order of the chunks. Their number depends on the shapes
+ * only: enough that head x chunk keeps many cores busy.
+ */
+static int64_t chunk_rows_of(int64_t n, int kv_heads)
 {
-    return t == DTYPE_F32 ? ((const float *)data)[i] : bf16_to_f32(((const uint16_t *)data)[i]);
+    const int64_t wanted = ceil_div(ATTENTION_CHUNKS_MAX, kv_heads);
+    return round_up(ceil_div(n > 0 ? n : 1, wanted), QUERIES);
 }
 
-static float dot(const void *a, const void *b, DType t, int n)
+static int64_t partial_rows(int64_t n, int64_t chunk_rows)
 {
-    Lanes sum = lanes_zero();
-    for (int j = 0; j < n; j += LANES)
-        sum = lanes_fma(lanes_load(cpu_at_in(a, t, j), t, n - j), lanes_load(cpu_at_in(b, t, j), t, n - j), sum);
-    return lanes_sum(sum);
+    int64_t rows = 0;
+    for (int64_t end = chunk_rows; end < n + chunk_rows; end += chunk_rows)
+        rows += end; /* keys 0 .. end may be seen by the chunk that ends there */
+    return rows;
 }
 
-static void axpy(float *y, float a, const void *x, DType t, int n)
+int64_t attention_thread_floats(int64_t width)
 {
-    for (int j = 0; j < n; j += LANES) {
-        const Lanes v =
-            lanes_fma(lanes_set(a), lanes_load(cpu_at_in(x, t, j), t, n - j), lanes_load(y + j, DTYPE_F32, n - j));
-        lanes_store(y + j, DTYPE_F32, n - j, v);
-    }
-}
-
-static void write(void *to, DType t, const float *x, float scale, int n)
-{
-    for (int j = 0; j < n; j += LANES)
-        lanes_store(cpu_at(to, t, j), t, n - j, lanes_set(scale) * lanes_load(x + j, DTYPE_F32, n - j));
+    return 6 * width * QUERIES + 4 * KEYS * QUERIES;
 }
 
 int64_t attention_scratch(const Backend *be, int64_t n, int heads, int kv_heads, int head_dim)
 {
-    (void)heads;
-    return (int64_t)backend_threads(be) * (n + head_dim) + 2 * n * kv_heads * head_dim;
+    const int64_t width = round_up(head_dim, TILE), blocks = ceil_div(n, KEYS);
+    const int64_t packed = 3 * kv_heads * blocks * KEYS * width;
+    const int64_t partial = 2 * kv_heads * width * partial_rows(n, chunk_rows_of(n, kv_heads));
+    const int64_t training = packed + partial + backend_threads(be) * attention_thread_floats(width);
+    const int64_t decoding = attention_decode_floats(n, heads, head_dim);
+    return 16 + (training > decoding ? training : decoding);
 }
 
-static void one_query(float *sum, float *lse, float *scores, const Attention *at, const void *q, const char *keys,
-                      const char *values, DType t, int64_t stride, int64_t count)
+AttentionPlan attention_plan(const Backend *be, const Attention *at, const Tensor *qkv, const Tensor *scratch)
 {
-    float max = -INFINITY, total = 0.0f;
-    const int D = at->head_dim;
-    for (int64_t k = 0; k < count; k++) {
-        scores[k] = at->scale * dot(q, cpu_at_in(keys, t, k * stride), t, D);
-        max = fmaxf(max, scores[k]);
+    AttentionPlan p = {.at = at, .dtype = qkv->dtype, .n = qkv->shape[0]};
+    p.kernel = tile_kernel(be, p.dtype);
+    p.width = round_up(at->head_dim, TILE);
+    p.tiles = ceil_div(p.n, QUERIES);
+    p.blocks = ceil_div(p.n, KEYS);
+    p.chunk_rows = chunk_rows_of(p.n, at->kv_heads);
+    p.chunks = ceil_div(p.n, p.chunk_rows);
+    const uintptr_t at_byte = (uintptr_t)scratch->data;
+    float *next = (float *)scratch->data + (64 - at_byte % 64) % 64 / sizeof(float);
+    for (int i = 0; i < 3; i++) {
+        p.packed[i] = (char *)next;
+        next += at->kv_heads * p.blocks * KEYS * p.width;
     }
-    memset(sum, 0, (size_t)D * sizeof(float));
-    for (int64_t k = 0; k < count; k++) {
-        const float p = expf(scores[k] - max);
-        total += p;
-        axpy(sum, p, cpu_at_in(values, t, k * stride), t, D);
-    }
-    for (int j = 0; j < D; j++)
-        sum[j] /= total;
-    *lse = max + logf(total);
+    p.thread_base = next;
+    p.partial = next + backend_threads(be) * attention_thread_floats(p.width);
+    return p;
 }
 
-static int64_t segment_start(const Attention *at, int64_t row)
+TileSource attention_source(const AttentionPlan *p, const Tensor *t, int64_t first, int64_t full, int index)
 {
-    int s = 0;
-    while (at->starts[s + 1] <= row)
-        s++;
-    return at->starts[s];
+    const int64_t left = p->n - first;
+    return (TileSource){.data = attention_head_in(p, t, first, index),
+                        .stride = t->stride,
+                        .rows = left < full ? left : full,
+                        .cols = p->at->head_dim,
+                        .full_rows = full,
+                        .full_cols = p->width};
+}
+
+/* The segment that holds a row; empty ones are passed over. */
+static int segment_of(const Attention *at, int64_t row)
+{
+    int first = 0, last = at->segments - 1; /* starts[first] <= row < starts[last + 1] */
+    while (first < last) {
+        const int middle = first + (last - first) / 2;
+        if (at->starts[middle + 1] <= row) {
+            first = middle + 1;
+        } else {
+            last = middle;
+        }
+    }
+    return first;
+}
+
+QueryTile attention_query_tile(const AttentionPlan *p, int64_t tile)
+{
+    QueryTile q = {.first = tile * QUERIES};
+    q.count = p->n - q.first < QUERIES ? p->n - q.first : QUERIES;
+    int segment = segment_of(p->at, q.first);
+    q.low_least = p->at->starts[segment];
+    for (int64_t i = 0; i < QUERIES; i++) {
+        const int64_t row = q.first + i;
+        q.low[i] = 0.0f;
+        q.high[i] = -1.0f;
+        if (i >= q.count) continue;
+        while (p->at->starts[segment + 1] <= row)
+            segment++;
+        q.low_most = p->at->starts[segment];
+        q.low[i] = (float)q.low_most;
+        q.high[i] = (float)row;
+    }
+    return q;
+}
+
+KeyRange attention_key_range(const QueryTile *q, int64_t b)
+{
+    const int64_t first = b * KEYS, seen = q->first + q->count - first; /* keys of the block up to the last query */
+    KeyRange r = {.start = 0, .end = KEYS};
+    if (q->low_least > first) r.start = (q->low_least - first) / TILE * TILE;
+    if (seen < KEYS) r.end = round_up(seen, TILE);
+    r.masked = first + r.end > q->first + 1 || q->low_most > first + r.start || q->count < QUERIES;
+    return r;
+}
+
+void attention_write_rows(const AttentionPlan *p, const Tensor *to, int index, const QueryTile *q,
+                          const float *transposed, const float *factors, float *work)
+{
+    tile_transpose((uint32_t *)work, (const uint32_t *)transposed, QUERIES, p->width, QUERIES);
+    for (int64_t i = 0; i < q->count; i++) {
+        char *row = cpu_at(cpu_row(to, q->first + i), to->dtype, (int64_t)index * p->at->head_dim);
+        const float *from = work + i * p->width;
+        const Lanes factor = lanes_set(factors[i]);
+        for (int64_t j = 0; j < p->at->head_dim; j += LANES) {
+            lanes_store(cpu_at(row, to->dtype, j), to->dtype, p->at->head_dim - j, factor * lanes_load_f32(from + j));
+        }
+    }
+}
+
+static const AttentionOps attention_ops_cpu = {
+    .forward = attention_forward_cpu,
+    .backward = attention_backward_cpu,
+    .decode = attention_decode_cpu,
+};
+
+/* --- all backends --- */
+
+static const AttentionOps *const attention_ops[BACKEND_COUNT] = {
+    [BACKEND_CPU] = &attention_ops_cpu,
+};
+
+static void check_heads(const Attention *at)
+{
+    CHECK(at->heads > 0 && at->kv_heads > 0 && at->heads % at->kv_heads == 0);
+    CHECK(at->head_dim > 0 && at->head_dim % 8 == 0 && at->head_dim <= HEAD_DIM_MAX);
+}
+
+static void check_shapes(const Backend *be, const Attention *at, const Tensor *out, const Tensor *lse,
+                         const Tensor *qkv, const Tensor *scratch)
+{
+    check_heads(at);
+    const int64_t n = qkv->shape[0], width = (int64_t)at->heads * at->head_dim;
+    CHECK(qkv->rank == 2 && cpu_is_float(qkv) && qkv->stride % 2 == 0 && n < 1 << 24);
+    CHECK(qkv->shape[1] == width + 2 * (int64_t)at->kv_heads * at->head_dim);
+    CHECK(out->rank == 2 && out->dtype == qkv->dtype && out->shape[0] == n && out->shape[1] == width);
+    CHECK(lse->rank == 2 && lse->dtype == DTYPE_F32 && lse->shape[0] == n && lse->shape[1] == at->heads);
+    CHECK(scratch->dtype == DTYPE_F32 && tensor_dense(scratch));
+    CHECK(tensor_count(scratch) >= attention_scratch(be, n, at->heads, at->kv_heads, at->head_dim));
+    CHECK(at->segments > 0 && at->starts[0] == 0 && at->starts[at->segments] == n);
+    for (int i = 0; i < at->segments; i++)
+        CHECK(at->starts[i] <= at->starts[i + 1]);
 }
 
 void attention_forward(Backend *be, const Attention *at, const Tensor *out, const Tensor *lse, const Tensor *qkv,
                        const Tensor *scratch)
 {
-    const int H = at->heads, G = at->kv_heads, D = at->head_dim;
-    const int64_t N = qkv->shape[0];
-    const DType t = qkv->dtype;
-    CHECK(qkv->rank == 2 && qkv->shape[1] == (H + 2 * G) * D && H % G == 0 && at->starts[at->segments] == N);
-    CHECK(out->shape[0] == N && out->shape[1] == H * D && out->dtype == t && lse->shape[0] == N && lse->shape[1] == H);
-    CHECK(tensor_count(scratch) >= attention_scratch(be, N, H, G, D));
+    if (qkv->shape[0] == 0) return;
+    check_shapes(be, at, out, lse, qkv, scratch);
     backend_enter(be);
-#pragma omp parallel for schedule(dynamic, 16)
-    for (int64_t i = 0; i < N; i++) {
-        float *scores = (float *)scratch->data + omp_get_thread_num() * (N + D), *sum = scores + N;
-        const int64_t first = segment_start(at, i);
-        for (int h = 0; h < H; h++) {
-            const int g = h / (H / G);
-            one_query(sum, cpu_f32(lse) + i * lse->stride + h, scores, at, cpu_at_in(cpu_row_in(qkv, i), t, h * D),
-                      cpu_at_in(cpu_row_in(qkv, first), t, (H + g) * D),
-                      cpu_at_in(cpu_row_in(qkv, first), t, (H + G + g) * D), t, qkv->stride, i - first + 1);
-            write(cpu_at(cpu_row(out, i), t, h * D), t, sum, 1.0f, D);
-        }
-    }
+    attention_ops[backend_kind(be)]->forward(be, at, out, lse, qkv, scratch);
     backend_leave(be);
 }
 
 void attention_backward(Backend *be, const Attention *at, const Tensor *dqkv, const Tensor *dout, const Tensor *out,
                         const Tensor *lse, const Tensor *qkv, const Tensor *scratch)
 {
-    const int H = at->heads, G = at->kv_heads, D = at->head_dim;
-    const int64_t N = qkv->shape[0];
-    const DType t = qkv->dtype;
-    CHECK(cpu_same_shape(dqkv, qkv) && cpu_same_shape(dout, out) && dqkv->dtype == t && dout->dtype == t);
-    CHECK(tensor_count(scratch) >= attention_scratch(be, N, H, G, D));
+    if (qkv->shape[0] == 0) return;
+    check_shapes(be, at, out, lse, qkv, scratch);
+    CHECK(cpu_same_shape(dqkv, qkv) && dqkv->dtype == qkv->dtype && dqkv->data != qkv->data);
+    CHECK(cpu_same_shape(dout, out) && dout->dtype == out->dtype && dout->stride % 2 == 0);
     backend_enter(be);
-    float *dk = (float *)scratch->data + backend_threads(be) * (N + D), *dv = dk + N * G * D;
-    memset(dk, 0, (size_t)(2 * N * G * D) * sizeof(float));
-#pragma omp parallel for schedule(static)
-    for (int g = 0; g < G; g++) {
-        float *dq = (float *)scratch->data + omp_get_thread_num() * (N + D) + N;
-        for (int h = g * (H / G); h < (g + 1) * (H / G); h++) {
-            for (int64_t i = 0; i < N; i++) {
-                const char *q = cpu_at_in(cpu_row_in(qkv, i), t, h * D);
-                const char *go = cpu_at_in(cpu_row_in(dout, i), t, h * D);
-                const float delta = dot(go, cpu_at_in(cpu_row_in(out, i), t, h * D), t, D);
-                memset(dq, 0, (size_t)D * sizeof(float));
-                for (int64_t k = segment_start(at, i); k <= i; k++) {
-                    const char *key = cpu_at_in(cpu_row_in(qkv, k), t, (H + g) * D);
-                    const char *value = cpu_at_in(cpu_row_in(qkv, k), t, (H + G + g) * D);
-                    const float p =
-                        expf(at->scale * dot(q, key, t, D) - ((const float *)lse->data)[i * lse->stride + h]);
-                    const float ds = at->scale * p * (dot(go, value, t, D) - delta);
-                    axpy(dq, ds, key, t, D);
-                    axpy(dk + (k * G + g) * D, ds, q, t, D);
-                    axpy(dv + (k * G + g) * D, p, go, t, D);
-                }
-                write(cpu_at(cpu_row(dqkv, i), t, h * D), t, dq, 1.0f, D);
-            }
-        }
-        for (int64_t k = 0; k < N; k++) {
-            write(cpu_at(cpu_row(dqkv, k), t, (H + g) * D), t, dk + (k * G + g) * D, 1.0f, D);
-            write(cpu_at(cpu_row(dqkv, k), t, (H + G + g) * D), t, dv + (k * G + g) * D, 1.0f, D);
-        }
-    }
-    (void)element;
+    attention_ops[backend_kind(be)]->backward(be, at, dqkv, dout, out, lse, qkv, scratch);
     backend_leave(be);
 }
 
 void attention_decode(Backend *be, const Attention *at, const Tensor *out, const Tensor *q, const Tensor *keys,
                       const Tensor *values, int64_t capacity, const int32_t *lengths, const Tensor *scratch)
 {
-    const int H = at->heads, G = at->kv_heads, D = at->head_dim;
-    const DType t = q->dtype;
-    const int64_t B = q->shape[0];
+    check_heads(at);
+    const int64_t sequences = q->shape[0];
+    CHECK(q->rank == 2 && cpu_is_float(q) && q->shape[1] == (int64_t)at->heads * at->head_dim);
+    CHECK(cpu_same_shape(out, q) && out->dtype == q->dtype);
+    CHECK(keys->rank == 2 && keys->dtype == q->dtype && keys->shape[1] == (int64_t)at->kv_heads * at->head_dim);
+    CHECK(cpu_same_shape(values, keys) && values->dtype == q->dtype && keys->shape[0] >= sequences * capacity);
+    CHECK(scratch->dtype == DTYPE_F32 && tensor_dense(scratch));
+    for (int64_t b = 0; b < sequences; b++)
+        CHECK(lengths[b] > 0 && lengths[b] <= capacity);
+    if (sequences == 0) return;
     backend_enter(be);
-    float *scores = scratch->data;
-    for (int64_t b = 0; b < B; b++) {
-        for (int h = 0; h < H; h++) {
-            const int g = h / (H / G);
-            float lse;
-            CHECK(lengths[b] <= capacity && tensor_count(scratch) >= lengths[b] + D);
-            one_query(scores + lengths[b], &lse, scores, at, cpu_at_in(cpu_row_in(q, b), t, h * D),
-                      cpu_at_in(cpu_row_in(keys, b * capacity), t, g * D),
-                      cpu_at_in(cpu_row_in(values, b * capacity), t, g * D), t, keys->stride, lengths[b]);
-            write(cpu_at(cpu_row(out, b), t, h * D), t, scores + lengths[b], 1.0f, D);
-        }
-    }
+    attention_ops[backend_kind(be)]->decode(be, at, out, q, keys, values, capacity, lengths, scratch);
     backend_leave(be);
 }

@@ -1,0 +1,157 @@
+/*
+ * kernel_test.h - what the tests of backend/ and model/ kernels share: strided tensors with watched gaps, f64 copies of
+ * their values, and the bound "at most twice the error of the plain formula".
+ *
+ * Host code of these tests reads tensors directly: they lie in ordinary memory, not in an arena.
+ */
+#pragma once
+
+#include "backend/backend.h"
+#include "base/rng.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { GUARD_BYTE = 0xA5, GUARD_BYTES = 256 };
+
+static inline Backend *kernel_backend(int threads, bool reference)
+{
+    const BackendOptions options = {.kind = BACKEND_CPU, .threads = threads, .reference = reference};
+    Err err = {0};
+    Backend *be = NULL;
+    if (!backend_open(&be, &options, &err)) fail_msg("%s", err.text);
+    return be;
+}
+
+/* A matrix whose gaps and surroundings hold GUARD_BYTE; elements are zero. */
+static inline Tensor kernel_matrix(DType dtype, int64_t rows, int64_t cols, int64_t stride)
+{
+    const size_t bytes = (size_t)(rows * stride) * dtype_bytes(dtype) + 2 * GUARD_BYTES;
+    char *raw = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    assert_non_null(raw);
+    memset(raw, GUARD_BYTE, (bytes + 63) / 64 * 64);
+    Tensor t = tensor_matrix(raw + GUARD_BYTES, dtype, rows, cols);
+    t.stride = stride;
+    for (int64_t r = 0; r < rows; r++)
+        memset((char *)t.data + (size_t)(r * stride) * dtype_bytes(dtype), 0, (size_t)cols * dtype_bytes(dtype));
+    return t;
+}
+
+static inline void kernel_free(const Tensor *t)
+{
+    free((char *)t->data - GUARD_BYTES);
+}
+
+/* Nothing was written outside of the elements. */
+static inline void kernel_check_guards(const Tensor *t)
+{
+    const int64_t rows = tensor_rows(t), cols = tensor_cols(t);
+    const size_t size = dtype_bytes(t->dtype);
+    const unsigned char *first = (const unsigned char *)t->data - GUARD_BYTES;
+    const unsigned char *last = (const unsigned char *)t->data + (size_t)(rows * t->stride) * size;
+    for (int i = 0; i < GUARD_BYTES; i++) {
+        assert_int_equal(first[i], GUARD_BYTE);
+        assert_int_equal(last[i], GUARD_BYTE);
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        const unsigned char *gap = (const unsigned char *)t->data + (size_t)(r * t->stride + cols) * size;
+        for (size_t i = 0; i < (size_t)(t->stride - cols) * size; i++)
+            assert_int_equal(gap[i], GUARD_BYTE);
+    }
+}
+
+static inline double kernel_round(double x, DType dtype)
+{
+    return dtype == DTYPE_F64   ? x
+           : dtype == DTYPE_F32 ? (double)(float)x
+                                : (double)bf16_to_f32(bf16_from_f32((float)x));
+}
+
+static inline double kernel_at(const Tensor *t, int64_t r, int64_t c)
+{
+    const int64_t i = r * t->stride + c;
+    return t->dtype == DTYPE_F32 ? (double)((const float *)t->data)[i]
+                                 : (double)bf16_to_f32(((const uint16_t *)t->data)[i]);
+}
+
+static inline void kernel_set(const Tensor *t, int64_t r, int64_t c, double value)
+{
+    const int64_t i = r * t->stride + c;
+    if (t->dtype == DTYPE_F32) {
+        ((float *)t->data)[i] = (float)value;
+    } else {
+        ((uint16_t *)t->data)[i] = bf16_from_f32((float)value);
+    }
+}
+
+/* Normal numbers times `scale`. */
+static inline Tensor kernel_random(DType dtype, int64_t rows, int64_t cols, int64_t stride, uint64_t seed, float scale)
+{
+    Tensor t = kernel_matrix(dtype, rows, cols, stride);
+    const RngKey key = {.seed = seed, .purpose = RNG_TEST};
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t c = 0; c < cols; c++)
+            kernel_set(&t, r, c, (double)(scale * rng_normal(key, (uint64_t)(r * cols + c))));
+    }
+    return t;
+}
+
+/* The values as f64, row by row without gaps; the caller frees them. */
+static inline double *kernel_values(const Tensor *t)
+{
+    const int64_t rows = tensor_rows(t), cols = tensor_cols(t);
+    double *values = malloc((size_t)(rows * cols + 1) * sizeof *values);
+    assert_non_null(values);
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t c = 0; c < cols; c++)
+            values[r * cols + c] = kernel_at(t, r, c);
+    }
+    return values;
+}
+
+static inline double *kernel_zeros(int64_t n)
+{
+    double *values = calloc((size_t)n + 1, sizeof *values);
+    assert_non_null(values);
+    return values;
+}
+
+static inline double kernel_max_diff(const double *a, const double *b, int64_t n)
+{
+    double most = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        const double diff = fabs(a[i] - b[i]);
+        if (!(diff <= most)) most = diff; /* NaN sticks */
+    }
+    return most;
+}
+
+/* error of `fast` <= 2 * error of `plain` + floor, both against `exact` */
+static inline void kernel_check_bound(const char *what, const Tensor *fast, const double *plain, const double *exact,
+                                      double floor)
+{
+    const int64_t n = tensor_rows(fast) * tensor_cols(fast);
+    double *values = kernel_values(fast);
+    const double error = kernel_max_diff(values, exact, n), allowed = 2.0 * kernel_max_diff(plain, exact, n) + floor;
+    free(values);
+    if (!(error <= allowed)) fail_msg("%s: error %.3g, allowed %.3g", what, error, allowed);
+}
+
+/* Bytes of the elements, gaps left out. */
+static inline bool kernel_equal(const Tensor *a, const Tensor *b)
+{
+    const size_t size = dtype_bytes(a->dtype);
+    for (int64_t r = 0; r < tensor_rows(a); r++) {
+        if (memcmp((const char *)a->data + (size_t)(r * a->stride) * size,
+                   (const char *)b->data + (size_t)(r * b->stride) * size, (size_t)tensor_cols(a) * size) != 0)
+            return false;
+    }
+    return true;
+}
