@@ -33,12 +33,20 @@ static void zlib_free(void *opaque, void *block)
     mem_free(block);
 }
 
+/* file_read_at takes whatever it reads for a part of the model. */
+static bool read_at(const ByteStream *s, uint64_t at, void *to, size_t size, Err *err)
+{
+    if (file_read_at(&s->file, at, to, size, err)) return true;
+    if (err->code == ERR_MODEL) err->code = ERR_DATA;
+    return false;
+}
+
 static bool fill(ByteStream *s, void *to, size_t size, size_t *got, Err *err)
 {
     const uint64_t left = s->file.size - s->at;
     *got = left < size ? (size_t)left : size;
     if (*got == 0) return true;
-    if (!file_read_at(&s->file, s->at, to, *got, err)) return false;
+    if (!read_at(s, s->at, to, *got, err)) return false;
     s->at += *got;
     return true;
 }
@@ -49,7 +57,7 @@ bool byte_stream_open(ByteStream **out, const char *path, Err *err)
     ByteStream *s = mem_alloc(1, sizeof *s, err);
     if (!s) return false;
     TRY(file_open_read(&s->file, path, ERR_DATA, err));
-    if (s->file.size >= 2) TRY(file_read_at(&s->file, 0, magic, sizeof magic, err));
+    if (s->file.size >= 2) TRY(read_at(s, 0, magic, sizeof magic, err));
     if (magic[0] == 0x1F && magic[1] == 0x8B) {
         s->z.zalloc = zlib_alloc;
         s->z.zfree = zlib_free;

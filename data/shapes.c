@@ -368,10 +368,11 @@ static bool tokenize_pretokenized(ShapeTokens *out, const ShapeRules *rules, con
     if (!read_ids(out, ids, "input_ids", count, false, err)) return false;
     if (!read_ids(out, labels ? labels : ids, "labels", count, true, err)) return false;
     const size_t at = out->count;
+    if (last == first) return true;
     memmove(out->ids + at, out->ids + at + first, (last - first) * sizeof *out->ids);
     memmove(out->labels + at, out->labels + at + first, (last - first) * sizeof *out->labels);
     out->count += last - first;
-    if (last > first) out->labels[at] = TARGET_NONE;
+    out->labels[at] = TARGET_NONE;
     return check_vocabulary(out, at, rules, err);
 }
 
