@@ -211,7 +211,9 @@ bool file_create(File *out, const char *path, Err *err)
     if (!make_way(path, err)) return false;
     const int fd = open_retrying(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0666);
     if (fd < 0) return fail_call(err, ERR_DISK, "create", path, errno);
-    return file_adopt(out, fd, path, ERR_DISK, err);
+    if (file_adopt(out, fd, path, ERR_DISK, err)) return true;
+    sys_unlink(AT_FDCWD, path, 0);
+    return false;
 }
 
 /* offset -1: where the file stands */
