@@ -1,9 +1,6 @@
 #include "quant/blockwise.h"
 
-#include "base/check.h"
-
-#include <math.h>
-#include <stdbool.h>
+#include "backend/simd.h"
 
 enum { DECADES = 7 };
 
@@ -67,36 +64,86 @@ uint8_t blockwise_code(const float map[256], float y)
     return (uint8_t)(y < (map[at] + map[at - 1]) * 0.5f ? at - 1 : at);
 }
 
-enum { CODES_AT_ONCE = 64 };
+#if SIMD_AVX512
 
-/* Without branches, so that the compiler makes gathers and selections of it. */
-static void codes_of(int32_t *at, const float map[256], const float *y, int count)
+/*
+ * The same search, sixteen values at a time. Its first five comparisons only meet every eighth entry of the map (7, 15,
+ * ... 247): those lie in two registers, so that memory is gathered from for the last steps alone.
+ */
+typedef struct Coarse {
+    __m512 low, high;
+} Coarse;
+
+static Coarse coarse_of(const float map[256])
 {
-    for (int i = 0; i < count; i++)
-        at[i] = 127;
-    for (int step = 64; step > 0; step /= 2) {
-        for (int i = 0; i < count; i++)
-            at[i] += y[i] > map[at[i]] ? step : -step;
-    }
-    for (int i = 0; i < count; i++) {
-        const int32_t here = at[i];
-        const float value = map[here];
-        const bool above = y[i] > value;
-        const int32_t below = here > 0 ? here - 1 : 0;
-        const int32_t other = above ? here + 1 : below;
-        const float middle = (value + map[other]) * 0.5f;
-        const bool past = above ? y[i] > middle : y[i] < middle;
-        at[i] = past ? other : here;
-    }
+    const __m512i every8 = _mm512_setr_epi32(7, 15, 23, 31, 39, 47, 55, 63, 71, 79, 87, 95, 103, 111, 119, 127);
+    return (Coarse){_mm512_i32gather_ps(every8, map, 4), _mm512_i32gather_ps(every8, map + 128, 4)};
+}
+
+/* at +- step, up where y lies above `value` */
+SIMD_INLINE __m512i walk(__m512i at, __m512 y, __m512 value, int step)
+{
+    const __m512i down = _mm512_sub_epi32(at, _mm512_set1_epi32(step));
+    return _mm512_mask_add_epi32(down, _mm512_cmp_ps_mask(y, value, _CMP_GT_OQ), at, _mm512_set1_epi32(step));
+}
+
+static __m512i codes_of(__m512 y, const float map[256], const Coarse *c)
+{
+    const __m512i one = _mm512_set1_epi32(1);
+    __m512i k = _mm512_set1_epi32(15);
+    for (int step = 8; step > 0; step /= 2)
+        k = walk(k, y, _mm512_permutex2var_ps(c->low, k, c->high), step);
+    __m512i at = _mm512_add_epi32(_mm512_slli_epi32(k, 3), _mm512_set1_epi32(7));
+    at = walk(at, y, _mm512_permutex2var_ps(c->low, k, c->high), 4);
+    at = walk(at, y, _mm512_i32gather_ps(at, map, 4), 2);
+    at = walk(at, y, _mm512_i32gather_ps(at, map, 4), 1);
+    const __m512 value = _mm512_i32gather_ps(at, map, 4);
+    const __mmask16 above = _mm512_cmp_ps_mask(y, value, _CMP_GT_OQ);
+    const __m512i below = _mm512_max_epi32(_mm512_sub_epi32(at, one), _mm512_setzero_si512());
+    const __m512i other = _mm512_mask_add_epi32(below, above, at, one);
+    const __m512 sum = _mm512_add_ps(value, _mm512_i32gather_ps(other, map, 4));
+    const __m512 middle = _mm512_mul_ps(sum, _mm512_set1_ps(0.5f));
+    const __mmask16 past_up = _mm512_mask_cmp_ps_mask(above, y, middle, _CMP_GT_OQ);
+    const __mmask16 past_down = _mm512_mask_cmp_ps_mask((__mmask16)~above, y, middle, _CMP_LT_OQ);
+    return _mm512_mask_mov_epi32(at, (__mmask16)(past_up | past_down), other);
 }
 
 void blockwise_codes(uint8_t *codes, const float map[256], const float *y, int count)
 {
-    int32_t at[CODES_AT_ONCE];
-    for (int first = 0; first < count; first += CODES_AT_ONCE) {
-        const int n = count - first < CODES_AT_ONCE ? count - first : CODES_AT_ONCE;
-        codes_of(at, map, y + first, n);
-        for (int i = 0; i < n; i++)
-            codes[first + i] = (uint8_t)at[i];
+    const Coarse coarse = coarse_of(map);
+    int i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        const __m512i found = codes_of(_mm512_loadu_ps(y + i), map, &coarse);
+        _mm_storeu_si128((__m128i *)(void *)(codes + i), _mm512_cvtepi32_epi8(found));
     }
+    for (; i < count; i++)
+        codes[i] = blockwise_code(map, y[i]);
 }
+
+void blockwise_values(float *out, const float map[256], const uint8_t *codes, float scale, int count)
+{
+    const __m512 factor = _mm512_set1_ps(scale);
+    int i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        const __m512i at = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(codes + i)));
+        _mm512_storeu_ps(out + i, _mm512_mul_ps(_mm512_i32gather_ps(at, map, 4), factor));
+    }
+    for (; i < count; i++)
+        out[i] = map[codes[i]] * scale;
+}
+
+#else
+
+void blockwise_codes(uint8_t *codes, const float map[256], const float *y, int count)
+{
+    for (int i = 0; i < count; i++)
+        codes[i] = blockwise_code(map, y[i]);
+}
+
+void blockwise_values(float *out, const float map[256], const uint8_t *codes, float scale, int count)
+{
+    for (int i = 0; i < count; i++)
+        out[i] = map[codes[i]] * scale;
+}
+
+#endif

@@ -19,8 +19,11 @@ void blockwise_map_unsigned(float map[256]);
 /* The code nearest to y in a sorted map; NaN gives 0, values below the map 0. */
 uint8_t blockwise_code(const float map[256], float y);
 
-/* The same of `count` values at a time, in vector code. */
+/* The same of `count` values, in vector code where there is some. */
 void blockwise_codes(uint8_t *codes, const float map[256], const float *y, int count);
+
+/* out = map[code] * scale */
+void blockwise_values(float *out, const float map[256], const uint8_t *codes, float scale, int count);
 
 #ifdef __cplusplus
 }
