@@ -2,8 +2,8 @@
  * Bytes of bitsandbytes 0.50.2 on the CPU (tests/golden/nf4.py) against ours, which follow its CUDA kernels. The two
  * differ where their sources do, and only there:
  *   NF4     four CPU thresholds lie one ulp away (averages of neighbours): |y - threshold| within 2 ulp
- *   FP4     CPU calls small values 8 (above zero) or 0 (below), CUDA the other way round; both decode to zero. The
- *           threshold 0.583333 is a truncated literal on CUDA: y from there to the mean of 1/2 and 2/3
+ *   FP4     the CPU calls small values 8 (above zero) or 0 (below), CUDA the other way round; both decode to zero. Some
+ *           thresholds lie two ulp away, and 0.583333 is a truncated literal on CUDA
  *   nested  the CPU rounds y to a grid of 65,536 points before it looks for the nearest code: off where y lies within
  *           half a grid step of a midpoint, or below its smallest reachable code
  */
@@ -126,11 +126,16 @@ static bool known_nf4(float y)
     return near_any(y, middles, 15, 2);
 }
 
+/* By size, the FP4 levels are those of codes 0 1 6 7 4 5 2 3. */
 static bool known_fp4(float y, unsigned a, unsigned b)
 {
+    static const int order[8] = {0, 1, 6, 7, 4, 5, 2, 3};
+    float middles[7];
+    for (int i = 0; i < 7; i++)
+        middles[i] = (quant_levels[QUANT_FP4][order[i]] + quant_levels[QUANT_FP4][order[i + 1]]) / 2.0f;
     const bool zeros = (a == 0 || a == 8) && (b == 0 || b == 8);
-    return zeros ||
-           (fabsf(y) >= 0.583333f && fabsf(y) <= (quant_levels[QUANT_FP4][5] + quant_levels[QUANT_FP4][2]) / 2.0f);
+    const bool truncated = fabsf(y) >= 0.583333f && fabsf(y) <= middles[5];
+    return zeros || truncated || near_any(fabsf(y), middles, 7, 2);
 }
 
 static unsigned nibble(const uint8_t *codes, int64_t i)
