@@ -28,11 +28,11 @@ const AliasValue alias_values[] = {
 };
 const int alias_value_count = (int)(sizeof alias_values / sizeof alias_values[0]);
 
-static bool name_fits(const char *pattern, const char *name)
+bool alias_fits(const AliasRule *rule, const char *name)
 {
-    const size_t n = strlen(pattern);
-    if (pattern[n - 1] != '*') return strcmp(pattern, name) == 0;
-    return strncmp(pattern, name, n - 1) == 0;
+    const size_t n = strlen(rule->name);
+    if (rule->name[n - 1] != '*') return strcmp(rule->name, name) == 0;
+    return strncmp(rule->name, name, n - 1) == 0;
 }
 
 static bool word_in(const char *words, const char *word)
@@ -68,7 +68,7 @@ const AliasRule *alias_find(const char *name, const YamlNode *value)
 {
     for (int i = 0; i < alias_rule_count; i++) {
         const AliasRule *rule = &alias_rules[i];
-        if (rule->kind == ALIAS_FRIEND || !name_fits(rule->name, name)) continue;
+        if (rule->kind == ALIAS_FRIEND || !alias_fits(rule, name)) continue;
         if (value_fits(rule->values, value) || is_padding_only(name, value)) return rule;
     }
     return NULL;
@@ -77,7 +77,7 @@ const AliasRule *alias_find(const char *name, const YamlNode *value)
 bool alias_is_known(const char *name)
 {
     for (int i = 0; i < alias_rule_count; i++) {
-        if (alias_rules[i].kind != ALIAS_FRIEND && name_fits(alias_rules[i].name, name)) return true;
+        if (alias_rules[i].kind != ALIAS_FRIEND && alias_fits(&alias_rules[i], name)) return true;
     }
     return false;
 }

@@ -40,6 +40,8 @@ extern const int alias_value_count;
 
 /* The rule for a key that is not ours and its value; null: none fits. Friends are no rules. */
 const AliasRule *alias_find(const char *name, const YamlNode *value);
+/* Whether the name is that of the rule, or one of those that its "*" stands for. */
+bool alias_fits(const AliasRule *rule, const char *name);
 /* Whether any rule, friends aside, has the name. */
 bool alias_is_known(const char *name);
 /* The key of ours that a name is another spelling of; null: none. */

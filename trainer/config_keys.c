@@ -1,4 +1,5 @@
 #include "base/mem.h"
+#include "base/text.h"
 #include "trainer/config_alias.h"
 #include "trainer/config_scalar.h"
 #include "trainer/config_state.h"
@@ -117,22 +118,31 @@ static void foreign_take(Keys *k, YamlNode *value, ConfigLevel level)
     }
 }
 
-static void unknown_fault(Keys *k, const YamlNode *value, const char *scope)
+/* `scope` is "variance_clamp." for a name inside of that group, "" otherwise. */
+static void unknown_fault(Keys *k, const YamlNode *value, const char *scope, const char *name)
 {
-    const char *name = value->key->text;
     char shown[100];
-    char near[200];
-    char in_group[80] = "";
-    near[0] = '\0';
-    if (scope[0]) snprintf(in_group, sizeof in_group, "%.*s: ", (int)strlen(scope) - 1, scope);
+    char near[200] = "";
+    const int group = scope[0] ? (int)strlen(scope) - 1 : 0;
     if (!scope[0] && dataset_field_find(name) >= 0) {
         config_fault(k->faults, value->key->place, "%s stands in an entry of datasets, not at the top", name);
         return;
     }
     /* Suggestions take time, and nobody reads the thousandth. */
     if (k->faults->count < FAULTS_KEPT) alias_suggest(near, sizeof near, scope, name);
-    config_fault(k->faults, value->key->place, "%sunknown key %s%s", in_group,
-                 yaml_show(value->key, shown, sizeof shown), near);
+    config_fault(k->faults, value->key->place, "%.*s%sunknown key \"%s\"%s", group, scope, group ? ": " : "",
+                 text_printable(shown, sizeof shown, name, strlen(name)), near);
+}
+
+/* "variance_clamp.mim": a name in a group that has no such key. */
+static bool is_in_group(const char *name, char *scope, size_t size)
+{
+    const char *dot = strchr(name, '.');
+    if (!dot || (size_t)(dot - name) >= size - 1) return false;
+    snprintf(scope, size, "%.*s", (int)(dot - name), name);
+    if (!config_is_group(scope)) return false;
+    snprintf(scope, size, "%.*s.", (int)(dot - name), name);
+    return true;
 }
 
 static void group_take(Keys *k, YamlNode *map, ConfigLevel level)
@@ -152,7 +162,7 @@ static void group_take(Keys *k, YamlNode *map, ConfigLevel level)
             slot_take(k, key, value, level);
         } else {
             snprintf(name, sizeof name, "%s.", group);
-            unknown_fault(k, value, name);
+            unknown_fault(k, value, name, value->key->text);
         }
     }
 }
@@ -169,6 +179,7 @@ static void group_clear(Keys *k, const char *group)
 static void key_take(Keys *k, YamlNode *value, ConfigLevel level)
 {
     const char *name = value->key->text;
+    char scope[80];
     const int key = config_field_find(name);
     if (key >= 0) {
         slot_take(k, key, value, level);
@@ -177,8 +188,10 @@ static void key_take(Keys *k, YamlNode *value, ConfigLevel level)
         group_take(k, value, level);
     } else if (alias_is_known(name)) {
         foreign_take(k, value, level);
+    } else if (is_in_group(name, scope, sizeof scope)) {
+        unknown_fault(k, value, scope, name + strlen(scope));
     } else {
-        unknown_fault(k, value, "");
+        unknown_fault(k, value, "", name);
     }
 }
 
@@ -203,6 +216,7 @@ static bool entry_take(Keys *k, const char *name, YamlNode *value)
         return true;
     }
     value->key->text = end + 1;
+    value->key->length = strlen(end + 1);
     YamlNode *old = yaml_find(entry, end + 1);
     if (old) {
         YamlNode *next = old->next;

@@ -128,21 +128,23 @@ static bool markdown_visit(Text *out, const ConfigRow *row, const char *name, Er
            cell(out, f->help, err) && text_add_z(out, "\n", err);
 }
 
-static const char *rule_words(const AliasRule *rule, char *out, size_t size)
+/* `mark` goes around code: "`" on a page, "" on a terminal. */
+static const char *rule_words(const AliasRule *rule, const char *mark, char *out, size_t size)
 {
     switch (rule->kind) {
-    case ALIAS_SAME: snprintf(out, size, "is `%s`", rule->key); break;
-    case ALIAS_BUT: snprintf(out, size, "is `%s`; %s", rule->key, rule->text); break;
-    case ALIAS_INVERSE: snprintf(out, size, "is the opposite of `%s`", rule->key); break;
-    case ALIAS_MEANS: snprintf(out, size, "`%s` means `%s: %s`", rule->values, rule->key, rule->text); break;
+    case ALIAS_SAME: snprintf(out, size, "is %s%s%s", mark, rule->key, mark); break;
+    case ALIAS_BUT: snprintf(out, size, "is %s%s%s; %s", mark, rule->key, mark, rule->text); break;
+    case ALIAS_INVERSE: snprintf(out, size, "is the opposite of %s%s%s", mark, rule->key, mark); break;
+    case ALIAS_MEANS:
     case ALIAS_WEAK:
-        snprintf(out, size, "`%s` means `%s: %s` unless that key is set", rule->values, rule->key, rule->text);
+        snprintf(out, size, "%s%s%s means %s%s: %s%s%s", mark, rule->values, mark, mark, rule->key, rule->text, mark,
+                 rule->kind == ALIAS_WEAK ? " unless that key is set" : "");
         break;
     case ALIAS_FINE:
         if (strcmp(rule->values, "*") == 0) {
             snprintf(out, size, "accepted, without effect");
         } else {
-            snprintf(out, size, "`%s` is what happens anyway", rule->values);
+            snprintf(out, size, "%s%s%s is what happens anyway", mark, rule->values, mark);
         }
         break;
     case ALIAS_NOTICE: snprintf(out, size, "accepted, without effect: %s", rule->text); break;
@@ -164,7 +166,7 @@ static bool markdown_rules(Text *out, Err *err)
         const AliasRule *rule = &alias_rules[i];
         char one[400];
         if (rule->kind == ALIAS_FRIEND) continue;
-        good = text_format(&words, err, "%s%s", words.length ? "; " : "", rule_words(rule, one, sizeof one));
+        good = text_format(&words, err, "%s%s", words.length ? "; " : "", rule_words(rule, "`", one, sizeof one));
         if (i + 1 < alias_rule_count && strcmp(rule[1].name, rule->name) == 0) continue;
         good = good && text_format(out, err, "| `%s` |", rule->name) && cell(out, words.bytes, err) &&
                text_add_z(out, "\n", err);
@@ -313,7 +315,7 @@ static bool explain_aliases(Text *out, const char *key, Err *err)
         char words[400];
         if (!rule->key || strcmp(rule->key, key) != 0 || rule->kind == ALIAS_FRIEND) continue;
         if (!found++ && !text_add_z(out, "Other programs' keys:\n", err)) return false;
-        if (!text_format(out, err, "  %s: %s\n", rule->name, rule_words(rule, words, sizeof words))) return false;
+        if (!text_format(out, err, "  %s: %s\n", rule->name, rule_words(rule, "", words, sizeof words))) return false;
     }
     found = 0;
     for (int i = 0; i < alias_value_count; i++) {
@@ -355,8 +357,8 @@ static bool explain_foreign(Text *out, const char *name, Err *err)
     for (int i = 0; i < alias_rule_count; i++) {
         const AliasRule *rule = &alias_rules[i];
         char words[400];
-        if (strcmp(rule->name, name) != 0 || rule->kind == ALIAS_FRIEND) continue;
-        if (!text_format(out, err, "%s: %s\n", name, rule_words(rule, words, sizeof words))) return false;
+        if (!alias_fits(rule, name) || rule->kind == ALIAS_FRIEND) continue;
+        if (!text_format(out, err, "%s: %s\n", name, rule_words(rule, "", words, sizeof words))) return false;
     }
     const char *target = alias_target(name);
     const int key = target ? config_field_find(target) : -1;
