@@ -97,19 +97,10 @@ SIMD_INLINE void store_codes(uint8_t *to, __m512i c)
     _mm_storel_epi64((__m128i *)(void *)to, _mm512_cvtepi64_epi8(pair));
 }
 
-/* Table of which lane i holds from[i + shift], infinity past the end. */
-static __m512 shifted(const float *from, int count, int shift)
-{
-    float table[LANES];
-    for (int i = 0; i < LANES; i++)
-        table[i] = i + shift < count ? from[i + shift] : INFINITY;
-    return _mm512_loadu_ps(table);
-}
-
 static void encode_nf4(uint8_t *codes, const float *x, int64_t n, float reciprocal)
 {
-    const __m512 r = _mm512_set1_ps(reciprocal), at0 = shifted(nf4_thresholds, NF4_THRESHOLDS, 0);
-    const __m512 at1 = shifted(nf4_thresholds, NF4_THRESHOLDS, 1), at3 = shifted(nf4_thresholds, NF4_THRESHOLDS, 3);
+    const __m512 r = _mm512_set1_ps(reciprocal), at0 = _mm512_loadu_ps(nf4_thresholds);
+    const __m512 at1 = _mm512_loadu_ps(nf4_thresholds + 1), at3 = _mm512_loadu_ps(nf4_thresholds + 3);
     for (int64_t i = 0; i < n; i += LANES)
         store_codes(codes + i / 2, codes_nf4(_mm512_mul_ps(_mm512_loadu_ps(x + i), r), at0, at1, at3));
 }
@@ -117,7 +108,7 @@ static void encode_nf4(uint8_t *codes, const float *x, int64_t n, float reciproc
 static void encode_fp4(uint8_t *codes, const float *x, int64_t n, float reciprocal)
 {
     const __m512 r = _mm512_set1_ps(reciprocal);
-    const __m512 at0 = shifted(fp4_thresholds, FP4_THRESHOLDS, 0), at1 = shifted(fp4_thresholds, FP4_THRESHOLDS, 1);
+    const __m512 at0 = _mm512_loadu_ps(fp4_thresholds), at1 = _mm512_loadu_ps(fp4_thresholds + 1);
     const __m512i order = _mm512_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)fp4_order));
     for (int64_t i = 0; i < n; i += LANES) {
         const __m512 v = _mm512_loadu_ps(x + i);

@@ -2,7 +2,6 @@
 
 #include "base/check.h"
 
-#include <math.h>
 #include <string.h>
 
 enum { SUM_LANES = 8, SUM_VECTORS = 4, SUM_ROW = SUM_LANES * SUM_VECTORS, SUM_LEVELS = 4 };
@@ -65,25 +64,43 @@ float nested_mean(const float *x, int64_t count)
     return sum / (float)count;
 }
 
-static void encode_block(uint8_t *codes, float *nested_absmax, float offset, const float map[256], const float *absmax,
-                         int64_t n)
+/* Bits of |x| order like integers, which the compiler reduces in vector code; fmaxf it does not. */
+static float largest(const float *x, int n)
 {
-    float largest = 0.0f;
-    for (int64_t i = 0; i < n; i++)
-        largest = fmaxf(largest, fabsf(absmax[i] - offset));
-    *nested_absmax = largest;
-    const float reciprocal = 1.0f / largest;
-    for (int64_t i = 0; i < n; i++)
-        codes[i] = blockwise_code(map, (absmax[i] - offset) * reciprocal);
+    int32_t most = 0;
+    float value;
+    for (int i = 0; i < n; i++) {
+        int32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        bits &= INT32_MAX;
+        most = bits > most ? bits : most;
+    }
+    memcpy(&value, &most, sizeof value);
+    return value;
+}
+
+static void encode_block(uint8_t *codes, float *nested_absmax, float offset, const float map[256], const float *absmax,
+                         int n)
+{
+    float y[NESTED_BLOCK];
+    for (int i = 0; i < n; i++)
+        y[i] = absmax[i] - offset;
+    *nested_absmax = largest(y, n);
+    const float reciprocal = 1.0f / *nested_absmax;
+    for (int i = 0; i < n; i++)
+        y[i] *= reciprocal;
+    blockwise_codes(codes, map, y, n);
 }
 
 void nested_encode(uint8_t *codes, float *nested_absmax, float *offset, const float map[256], const float *absmax,
                    int64_t count)
 {
-    *offset = nested_mean(absmax, count);
+    const float mean = nested_mean(absmax, count);
+    *offset = mean;
+#pragma omp parallel for schedule(static) if (count > 16 * NESTED_BLOCK)
     for (int64_t b = 0; b < ceil_div(count, NESTED_BLOCK); b++) {
-        const int64_t first = b * NESTED_BLOCK;
-        const int64_t n = count - first < NESTED_BLOCK ? count - first : NESTED_BLOCK;
-        encode_block(codes + first, nested_absmax + b, *offset, map, absmax + first, n);
+        const int64_t first = b * NESTED_BLOCK, left = count - first;
+        const int n = left < NESTED_BLOCK ? (int)left : NESTED_BLOCK;
+        encode_block(codes + first, nested_absmax + b, mean, map, absmax + first, n);
     }
 }

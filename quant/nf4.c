@@ -112,38 +112,31 @@ static float absmax_at(const QuantMatrix *m, int64_t block)
  * A block knows only 16 different values, so these are computed once and the elements are looked up: the multiply and
  * the rounding of each element, at a fraction of the work.
  */
-static void decode_run_f32(float *out, const QuantMatrix *m, int64_t first, int64_t count, float absmax)
+static void decode_run(void *out, DType dtype, const QuantMatrix *m, int64_t first, int64_t count, float absmax)
 {
-    float values[16];
-    for (int i = 0; i < 16; i++)
-        values[i] = quant_levels[m->options.type][i] * absmax;
-    kernel_decode_f32(out, m->codes.data, first, count, values);
-}
-
-static void decode_run_bf16(uint16_t *out, const QuantMatrix *m, int64_t first, int64_t count, float absmax)
-{
-    uint16_t values[16];
-    for (int i = 0; i < 16; i++)
-        values[i] = bf16_from_f32(quant_levels[m->options.type][i] * absmax);
-    kernel_decode_u16(out, m->codes.data, first, count, values);
+    union {
+        float wide[16];
+        uint16_t narrow[16];
+    } values;
+    const Lanes levels = lanes_load_f32(quant_levels[m->options.type]);
+    lanes_store(&values, dtype, LANES, levels * lanes_set(absmax));
+    if (dtype == DTYPE_F32) {
+        kernel_decode_f32(out, m->codes.data, first, count, values.wide);
+    } else {
+        kernel_decode_u16(out, m->codes.data, first, count, values.narrow);
+    }
 }
 
 /* Elements [first, last) of the flat index, cut where blocks end. */
-static void decode_row(void *row, DType dtype, const QuantMatrix *m, int64_t first, int64_t last)
+static void decode_row(char *row, DType dtype, const QuantMatrix *m, int64_t first, int64_t last)
 {
     const int64_t size = m->options.block;
-    int64_t done = 0;
     for (int64_t at = first; at < last;) {
         const int64_t block = at / size, end = (block + 1) * size;
         const int64_t n = (end < last ? end : last) - at;
-        const float absmax = absmax_at(m, block);
-        if (dtype == DTYPE_F32) {
-            decode_run_f32((float *)row + done, m, at, n, absmax);
-        } else {
-            decode_run_bf16((uint16_t *)row + done, m, at, n, absmax);
-        }
+        decode_run(row, dtype, m, at, n, absmax_at(m, block));
+        row += (size_t)n * dtype_bytes(dtype);
         at += n;
-        done += n;
     }
 }
 

@@ -7,16 +7,20 @@
  */
 #pragma once
 
+#include <math.h>
 #include <stdint.h>
 
-enum { NF4_THRESHOLDS = 15, FP4_THRESHOLDS = 7 };
+/* Padded with infinity, so that vector code can load 16 of them from any of the first four. */
+enum { NF4_THRESHOLDS = 15, FP4_THRESHOLDS = 7, THRESHOLD_ROOM = 19 };
 
-static const float nf4_thresholds[NF4_THRESHOLDS] = {
-    -0x1.b239b2p-1f, -0x1.38a4ep-1f,  -0x1.d709p-2f,  -0x1.5bd4ecp-2f, -0x1.e079d8p-3f,
-    -0x1.1a7178p-3f, -0x1.74f0e2p-5f, 0x1.45f5fep-5f, 0x1.ec90c6p-4f,  0x1.a0cfcp-3f,
-    0x1.2b05a8p-2f,  0x1.8ea7f2p-2f,  0x1.00da06p-1f, 0x1.491b5ep-1f,  0x1.b913b2p-1f,
+static const float nf4_thresholds[THRESHOLD_ROOM] = {
+    -0x1.b239b2p-1f, -0x1.38a4ep-1f, -0x1.d709p-2f, -0x1.5bd4ecp-2f, -0x1.e079d8p-3f, -0x1.1a7178p-3f, -0x1.74f0e2p-5f,
+    0x1.45f5fep-5f,  0x1.ec90c6p-4f, 0x1.a0cfcp-3f, 0x1.2b05a8p-2f,  0x1.8ea7f2p-2f,  0x1.00da06p-1f,  0x1.491b5ep-1f,
+    0x1.b913b2p-1f,  INFINITY,       INFINITY,      INFINITY,        INFINITY,
 };
-static const float fp4_thresholds[FP4_THRESHOLDS] = {
+static const float fp4_thresholds[THRESHOLD_ROOM] = {
     0x1.555572p-9f, 0x1.6p-4f, 0x1.aaaaaap-3f, 0x1.2aaaaap-2f, 0x1.aaaaacp-2f, 0x1.2aaaap-1f, 0x1.aaaaaap-1f,
+    INFINITY,       INFINITY,  INFINITY,       INFINITY,       INFINITY,       INFINITY,      INFINITY,
+    INFINITY,       INFINITY,  INFINITY,       INFINITY,       INFINITY,
 };
 static const uint8_t fp4_order[8] = {0, 1, 6, 7, 4, 5, 2, 3};
