@@ -181,13 +181,17 @@ void shape_work_free(ShapeWork *w)
     mem_free(w);
 }
 
-static bool push(ShapeTokens *out, int32_t id, int32_t label, Err *err)
+static bool reserve(ShapeTokens *out, size_t more, Err *err)
 {
-    if (!mem_grow(&out->ids, &out->id_capacity, out->count + 1, sizeof *out->ids, err)) return false;
-    if (!mem_grow(&out->labels, &out->label_capacity, out->count + 1, sizeof *out->labels, err)) return false;
+    return mem_grow(&out->ids, &out->id_capacity, out->count + more, sizeof *out->ids, err) &&
+           mem_grow(&out->labels, &out->label_capacity, out->count + more, sizeof *out->labels, err);
+}
+
+/* Room was reserved. */
+static void put(ShapeTokens *out, int32_t id, bool trained)
+{
     out->ids[out->count] = id;
-    out->labels[out->count++] = label;
-    return true;
+    out->labels[out->count++] = trained ? id : TARGET_NONE;
 }
 
 /* Whether token bytes [start, end) touch one of the spans; *at moves forward with the tokens. A token without bytes
@@ -212,8 +216,9 @@ static bool push_prefix(ShapeTokens *out, const ShapeWork *w, const ShapeRules *
     const int32_t *prefix = NULL;
     const size_t count = tokenizer_prefix(rules->tokenizer, &prefix);
     if (has_prefix(&w->tokens, prefix, count)) return true;
+    if (!reserve(out, count, err)) return false;
     for (size_t i = 0; i < count; i++)
-        if (!push(out, prefix[i], trained ? prefix[i] : TARGET_NONE, err)) return false;
+        put(out, prefix[i], trained);
     return true;
 }
 
@@ -221,11 +226,12 @@ static bool push_suffix(ShapeTokens *out, size_t first, const ShapeRules *rules,
 {
     const int32_t *suffix = NULL;
     const size_t count = tokenizer_suffix(rules->tokenizer, &suffix);
+    if (!reserve(out, count + 1, err)) return false;
     for (size_t i = 0; i < count; i++)
-        if (!push(out, suffix[i], trained ? suffix[i] : TARGET_NONE, err)) return false;
+        put(out, suffix[i], trained);
     const int32_t eos = tokenizer_eos(rules->tokenizer);
-    if (eos < 0 || (out->count > first && out->ids[out->count - 1] == eos)) return true;
-    return push(out, eos, trained ? eos : TARGET_NONE, err);
+    if (eos >= 0 && (out->count == first || out->ids[out->count - 1] != eos)) put(out, eos, trained);
+    return true;
 }
 
 static bool check_vocabulary(const ShapeTokens *out, size_t first, const ShapeRules *rules, Err *err)
@@ -247,6 +253,7 @@ bool shape_encode(ShapeTokens *out, ShapeWork *w, const ShapeRules *rules, const
     if (!tokenizer_encode(rules->tokenizer, w->cache, &w->tokens, text, length, err)) return false;
     const bool whole = marks->count == 1 && marks->spans[0].start == 0 && marks->spans[0].end == length;
     if (marks->special && !push_prefix(out, w, rules, whole, err)) return false;
+    if (!reserve(out, w->tokens.count, err)) return false;
     size_t at = 0;
     size_t kept_at = 0;
     for (size_t k = 0; k < w->tokens.count; k++) {
@@ -255,7 +262,7 @@ bool shape_encode(ShapeTokens *out, ShapeWork *w, const ShapeRules *rules, const
         const ChatSpan *span = touching(marks->spans, marks->count, &at, start, end);
         const bool kept_out = touching(marks->kept_out, marks->kept_out_count, &kept_at, start, end) != NULL;
         if (span && (start < span->start || end > span->end)) out->straddling++;
-        if (!push(out, w->tokens.ids[k], span && !kept_out ? w->tokens.ids[k] : TARGET_NONE, err)) return false;
+        put(out, w->tokens.ids[k], span && !kept_out);
     }
     if (marks->special && !push_suffix(out, first, rules, marks->eos_trained, err)) return false;
     if (out->count > first) out->labels[first] = TARGET_NONE;
@@ -363,8 +370,7 @@ static bool tokenize_pretokenized(ShapeTokens *out, const ShapeRules *rules, con
     size_t first = 0;
     size_t last = count;
     if (!padding(shape_member(record, source, "attention_mask"), count, &first, &last, err)) return false;
-    if (!mem_grow(&out->ids, &out->id_capacity, out->count + count, sizeof *out->ids, err)) return false;
-    if (!mem_grow(&out->labels, &out->label_capacity, out->count + count, sizeof *out->labels, err)) return false;
+    if (!reserve(out, count, err)) return false;
     if (!read_ids(out, ids, "input_ids", count, false, err)) return false;
     if (!read_ids(out, labels ? labels : ids, "labels", count, true, err)) return false;
     const size_t at = out->count;
