@@ -104,11 +104,14 @@ bool json_parse(json_t **out, const char *bytes, size_t length, const char *what
     json_error_t fault;
     out_of_memory = false;
     json_t *root = json_loadb(bytes, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &fault);
+    if (out_of_memory) { /* jansson may have gone on and dropped a character */
+        json_decref(root);
+        return FAIL(err, ERR_MEMORY, "out of host memory while reading %s", what);
+    }
     if (root) {
         *out = root;
         return true;
     }
-    if (out_of_memory) return FAIL(err, ERR_MEMORY, "out of host memory while reading %s", what);
     return fail_place(err, code, what, fault.line > 0 ? fault.line : 1, start_column(&fault), fault.text);
 }
 

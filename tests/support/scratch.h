@@ -35,7 +35,12 @@ static inline Scratch scratch_make(void)
 static inline const char *scratch_path(Scratch *s, const char *name)
 {
     char *path = s->paths[s->next++ % 8];
-    snprintf(path, sizeof s->paths[0], "%s/%s", s->folder, name);
+    const size_t lead = strlen(s->folder);
+    const size_t length = strlen(name);
+    assert_true(lead + length + 2 <= sizeof s->paths[0]);
+    memcpy(path, s->folder, lead);
+    path[lead] = '/';
+    memcpy(path + lead + 1, name, length + 1);
     return path;
 }
 
