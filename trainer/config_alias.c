@@ -4,6 +4,7 @@
 #include "trainer/config_table.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -156,6 +157,7 @@ static void near_add(Nearest *n, const char *name, const char *candidate, const 
     const int length = (int)strlen(name);
     const int third = length / 3 > 2 ? length / 3 : 2;
     const int limit = third < length ? third : length - 1;
+    if (abs(length - (int)strlen(candidate)) > limit) return;
     const int distance = text_distance(name, candidate, limit);
     if (distance <= limit) nearest_add(n, key, distance);
 }
@@ -173,8 +175,9 @@ static void near_names_add(Nearest *n, const char *scope, const char *name)
         if (config_rows[i].group) near_add(n, name, config_rows[i].group, config_rows[i].group);
     }
     for (int i = 0; i < alias_rule_count && !scope[0]; i++) {
-        const AliasKind kind = alias_rules[i].kind;
-        if (kind == ALIAS_SAME || kind == ALIAS_BUT) near_add(n, name, alias_rules[i].name, alias_rules[i].key);
+        const AliasRule *rule = &alias_rules[i];
+        const bool names_key = rule->kind == ALIAS_SAME || rule->kind == ALIAS_BUT || rule->kind == ALIAS_FRIEND;
+        if (names_key && !strchr(rule->name, '[')) near_add(n, name, rule->name, rule->key);
     }
 }
 

@@ -149,7 +149,7 @@ static void group_take(Keys *k, YamlNode *map, ConfigLevel level)
 {
     const char *group = map->key->text;
     char shown[100];
-    if (map->kind != YAML_MAP && !yaml_is_null(map)) {
+    if (map->kind != YAML_MAP && !yaml_is_null(map) && !yaml_is(map, "false")) {
         config_fault(k->faults, map->place, "%s takes a map such as {key: value}, not %s", group,
                      yaml_show(map, shown, sizeof shown));
         return;
@@ -184,7 +184,8 @@ static void key_take(Keys *k, YamlNode *value, ConfigLevel level)
     if (key >= 0) {
         slot_take(k, key, value, level);
     } else if (config_is_group(name)) {
-        if (level == LEVEL_SET && yaml_is_null(value)) group_clear(k, name);
+        const bool off = yaml_is_null(value) || yaml_is(value, "false");
+        if (level == LEVEL_SET && off) group_clear(k, name);
         group_take(k, value, level);
     } else if (alias_is_known(name)) {
         foreign_take(k, value, level);

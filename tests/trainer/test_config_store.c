@@ -167,6 +167,19 @@ static void overrides_replace_what_the_file_says(void **state)
     config_free(c);
 }
 
+static void a_group_can_be_switched_off(void **state)
+{
+    (void)state;
+    static const char *const sets[] = {"variance_clamp=", "variance_clamp=false"};
+    for (int i = 0; i < 2; i++) {
+        Config *c = rig_set("variance_clamp: {min: 1e-9, max: 4}\ngenerate_samples: false\n", sets[i]);
+        if (!c) fail_msg("%s", rig_err.text);
+        assert_true(c->variance_clamp.min <= 0 && c->variance_clamp.max <= 0);
+        assert_false(config_is_set(c, "variance_clamp"));
+        config_free(c);
+    }
+}
+
 static void an_override_of_one_way_drops_the_other_way(void **state)
 {
     (void)state;
@@ -325,6 +338,7 @@ int main(void)
         cmocka_unit_test(a_written_file_loads),
         cmocka_unit_test(every_example_loads_and_survives_the_round_trip),
         cmocka_unit_test(overrides_replace_what_the_file_says),
+        cmocka_unit_test(a_group_can_be_switched_off),
         cmocka_unit_test(an_override_of_one_way_drops_the_other_way),
         cmocka_unit_test(faults_of_overrides_name_the_override),
         cmocka_unit_test(a_key_that_nothing_read_is_refused),
