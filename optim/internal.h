@@ -16,7 +16,7 @@ enum {
     STATE_8BIT_MIN = 4096, /* smaller parameters keep 32-bit states */
     PIECE_BLOCKS = 16,
     PAGE_BYTES = 1 << 20, /* of one buffer; a multiple of a piece of either kind */
-    ADAMW_VARIANCE_CODE_MIN = 1
+    VARIANCE_CODE_MIN = 7 /* lowest code of a second moment that is not zero: 1.6e-5 of its block's largest */
 };
 
 typedef struct StateSpan {

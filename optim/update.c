@@ -42,17 +42,13 @@ static void load_gradient(Block *b, const PieceData *d, int64_t first, const Upd
         b->g[i] *= rule->clip_factor;
 }
 
-static void load_codes(float *out, const uint8_t *codes, const float map[256], float absmax)
-{
-    for (int i = 0; i < STATE_BLOCK; i++)
-        out[i] = map[codes[i]] * absmax;
-}
-
 static void load_states(Block *b, const PieceData *d, int64_t first)
 {
     if (d->eight_bit) {
-        load_codes(b->m, (const uint8_t *)d->state1 + first, d->map1, d->absmax1[first / STATE_BLOCK]);
-        load_codes(b->v, (const uint8_t *)d->state2 + first, d->map2, d->absmax2[first / STATE_BLOCK]);
+        blockwise_values(b->m, d->map1, (const uint8_t *)d->state1 + first, d->absmax1[first / STATE_BLOCK],
+                         STATE_BLOCK);
+        blockwise_values(b->v, d->map2, (const uint8_t *)d->state2 + first, d->absmax2[first / STATE_BLOCK],
+                         STATE_BLOCK);
     } else {
         memcpy(b->m, (const float *)d->state1 + first, sizeof b->m);
         memcpy(b->v, (const float *)d->state2 + first, sizeof b->v);
@@ -147,6 +143,18 @@ static void store_codes(uint8_t *codes, float *absmax, float *x, int count, cons
     blockwise_codes(codes, map, x, STATE_BLOCK);
 }
 
+/*
+ * A second moment that rounds to (nearly) zero beside large neighbours makes the next step of a quiet element as large
+ * as epsilon allows. It keeps at least code 7, as with bitsandbytes on the CPU; its CUDA kernel lets it fall to 0.
+ */
+static void raise_codes(uint8_t *codes, const float *v)
+{
+    for (int i = 0; i < STATE_BLOCK; i++) {
+        const uint8_t least = v[i] > 0.0f ? VARIANCE_CODE_MIN : 0;
+        codes[i] = codes[i] < least ? least : codes[i];
+    }
+}
+
 static void store_states(Block *b, const PieceData *d, int64_t first)
 {
     if (!d->eight_bit) {
@@ -157,9 +165,7 @@ static void store_states(Block *b, const PieceData *d, int64_t first)
     uint8_t *codes = (uint8_t *)d->state2 + first;
     store_codes((uint8_t *)d->state1 + first, &d->absmax1[first / STATE_BLOCK], b->m, b->count, d->map1);
     store_codes(codes, &d->absmax2[first / STATE_BLOCK], b->v, b->count, d->map2);
-    for (int i = 0; i < STATE_BLOCK; i++) {
-        if (b->v[i] > 0.0f && codes[i] < ADAMW_VARIANCE_CODE_MIN) codes[i] = ADAMW_VARIANCE_CODE_MIN;
-    }
+    raise_codes(codes, b->v);
 }
 
 PieceResult piece_measure(const PieceData *d, const UpdateRule *rule)
