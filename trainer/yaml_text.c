@@ -69,7 +69,7 @@ void yaml_text_check_tabs(const char *text, size_t length, const YamlSpan *spans
         while (span < count && w.index >= spans[span].end)
             span++;
         const bool inside = span < count && w.index >= spans[span].start;
-        if (inside || c == '\n' || c == '\r') comment = false;
+        if (c == '\n' || c == '\r') comment = false;
         if (!inside && c == '#') comment = true;
         if (c == '\t' && !comment && !(inside && spans[span].quoted)) {
             config_fault(faults, (FaultPlace){origin, w.line, w.column}, "%s", tab_advice);

@@ -131,6 +131,8 @@ static const struct Case relations[] = {
     {"save_steps: 5\nsaves_per_epoch: 2\n",
      "f.yaml:4:1: saves_per_epoch and save_steps say the same thing; keep one of them"                                                      },
  /* A value that is a fault of its own is not judged further. */
+    {"micro_batch_size: 2\nglobal_batch_size: 8\ngradient_accumulation_steps: x\n",
+     "f.yaml:5:30: gradient_accumulation_steps: \"x\" is not a whole number"                                                                },
     {"val_set_size: many\nearly_stopping_patience: 2\n",                            "f.yaml:3:15: val_set_size: \"many\" is not a number"   },
     {"variance_clamp: {min: 2, max: x}\n",                                          "f.yaml:3:31: variance_clamp.max: \"x\" is not a number"},
 };
@@ -193,6 +195,8 @@ static void missing_keys_are_named(void **state)
     expect_faults(rig_parse(""), "nothing", both);
     expect_faults(rig_parse("# only a comment\n"), "a comment", both);
     expect_faults(rig_parse("null\n"), "null", both);
+    expect_faults(rig_parse("base_model: [m]\ndatasets: [{path: d}]\n"), "a list",
+                  "f.yaml:1:13: base_model takes one value, not a list");
     expect_faults(rig_parse("datasets: []\nbase_model:\n"), "empty values",
                   "f.yaml:1:1: datasets is missing or empty; write an entry - path: FILE below it\n"
                   "f.yaml:2:1: base_model is missing; name a Hugging Face folder or a GGUF file");

@@ -231,6 +231,10 @@ static void mistaken_names_are_answered_with_the_right_one(void **state)
         snprintf(expected, sizeof expected, "unknown key \"%s\"; did you mean %s", name, rule->key);
         if (!strstr(rig_err.text, expected)) fail_msg("%s: %s", text, rig_err.text);
     }
+    /* The nearest comes first, whatever the order of the table. */
+    expect_faults(rig_more("adam_beta2x: 1\n"), "two near names",
+                  "f.yaml:3:1: unknown key \"adam_beta2x\"; did you mean adam_beta2 or adam_beta1?");
+    expect_faults(rig_more("nothing_like_it: 1\n"), "no near name", "f.yaml:3:1: unknown key \"nothing_like_it\"");
 }
 
 /* Parses BASE and "name: 1", which has to be refused with the right name among the suggestions. */
