@@ -1,4 +1,5 @@
 /* GGUF files that are no llama models, or not quite. */
+#include "model/source_parts.h"
 #include "tests/model/source_rig.h"
 #include "tests/support/gguf_file.h"
 
@@ -252,11 +253,66 @@ static void odd_gguf_tensors_are_refused(void **state)
     scratch_remove(&s);
 }
 
+/* The divisors that llama.cpp's converter computes, in f32. */
+static void make_divisors(float *out, const ModelSpec *spec)
+{
+    for (int i = 0; i < spec->head_dim / 2; i++) {
+        const double wavelength = 2 * M_PI * pow(spec->rope_theta, 2.0 * i / spec->head_dim);
+        const double smooth =
+            ((double)spec->rope_original / wavelength - spec->rope_low) / (spec->rope_high - spec->rope_low);
+        const double inside = smooth < 0 ? 0 : smooth > 1 ? 1 : smooth;
+        out[i] = (float)(1 / ((1 - inside) / spec->rope_factor + inside));
+    }
+}
+
+static void rope_scaling_is_found_again_in_its_divisors(void **state)
+{
+    (void)state;
+    static const ModelSpec cases[] = {
+        {.head_dim = 128, .rope_theta = 5e5, .rope_factor = 8,  .rope_low = 1, .rope_high = 4, .rope_original = 8192 },
+        {.head_dim = 64,  .rope_theta = 5e5, .rope_factor = 32, .rope_low = 1, .rope_high = 4, .rope_original = 8192 },
+        {.head_dim = 128, .rope_theta = 1e6, .rope_factor = 16, .rope_low = 1, .rope_high = 8, .rope_original = 32768},
+        {.head_dim = 128, .rope_theta = 1e5, .rope_factor = 4,  .rope_low = 2, .rope_high = 8, .rope_original = 16384},
+    };
+    for (size_t c = 0; c < ARRAY_COUNT(cases); c++) {
+        Err err = {0};
+        float divisors[64];
+        float wanted[64];
+        float got[64];
+        ModelSpec truth = cases[c];
+        ModelSpec found = {.head_dim = truth.head_dim, .rope_theta = truth.rope_theta};
+        truth.rope = ROPE_LLAMA3;
+        make_divisors(divisors, &truth);
+        assert_done(source_rope_from_divisors(&found, divisors, truth.head_dim / 2, "m.gguf", &err));
+        assert_int_equal(found.rope, ROPE_LLAMA3);
+        spec_rope_frequencies(&truth, wanted);
+        spec_rope_frequencies(&found, got);
+        for (int i = 0; i < truth.head_dim / 2; i++)
+            assert_true(fabsf(got[i] / wanted[i] - 1) < (c < 2 ? 1e-7f : 1e-4f));
+        if (c < 2)
+            assert_true(found.rope_original == 8192 && found.rope_high == 4 && found.rope_factor == truth.rope_factor);
+        divisors[truth.head_dim / 4] *= 1.01f; /* one that does not fit the rest */
+        assert_false(source_rope_from_divisors(&found, divisors, truth.head_dim / 2, "m.gguf", &err));
+        assert_error(&err, ERR_MODEL, "not llama3 rope scaling");
+    }
+    Err err = {0};
+    ModelSpec found = {.head_dim = 64, .rope_theta = 1e4};
+    float ones[32];
+    for (int i = 0; i < 32; i++)
+        ones[i] = 1;
+    assert_done(source_rope_from_divisors(&found, ones, 32, "m.gguf", &err));
+    assert_int_equal(found.rope, ROPE_DEFAULT);
+    ones[3] = NAN;
+    assert_false(source_rope_from_divisors(&found, ones, 32, "m.gguf", &err));
+    assert_error(&err, ERR_MODEL, "not llama3");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gguf_files_must_be_llama_models),
         cmocka_unit_test(odd_gguf_tensors_are_refused),
+        cmocka_unit_test(rope_scaling_is_found_again_in_its_divisors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
