@@ -52,7 +52,8 @@ static const KernelCase kernel_cases[2] = {
      .absmax1 = 0x3ba3d70d,
      .absmax2 = 0x3627c51f},
     {.g = {-0.01f, -0.02f, 0.0f, 0.0f, 1e-5f, 0.0f, 0.0f, 0.025f},
-     .p = {0.499029607f, -0.247991875f, 0.1233427f, 1.00167108f, -1.00107f, 9.0907e-05f, 0.74998498f, 1.99802768f},
+     .p = {0.499029607f, -0.247991875f, 0.1233427f, 1.00167108f, -1.00104296f, 9.09072713e-05f, 0.74998498f,
+           1.99802768f},
      .state1 = {95, 32, 168, 104, 136, 127, 127, 255},
      .state2 = {101, 149, 37, 10, 7, 7, 0, 255},
      .absmax1 = 0x3be56045,
@@ -103,8 +104,9 @@ static void two_updates_of_one_block_give_the_published_states(void **state)
         const UpdateRule rule = rule_of(t);
         const UpdateStep step = {.step = (float)(-1e-3 / (1.0 - pow(0.9, t))), .decay = (float)(1.0 - 1e-3 * 0.01)};
         piece_update(&d, &rule, &step);
-        for (int i = 0; i < 8; i++)
-            assert_true(fabsf(p[i] - c->p[i]) < 2e-6f);
+        for (int i = 0; i < 8; i++) {
+            if (fabsf(p[i] - c->p[i]) > 1e-6f) fail_msg("update %d, element %d: %.9g", t, i, (double)p[i]);
+        }
         assert_memory_equal(state1, c->state1, 8);
         assert_memory_equal(state2, c->state2, 8);
         assert_near_bits(absmax1, c->absmax1);
