@@ -121,3 +121,53 @@ static inline char *fixture_show(const Fixture *f, Sample s)
     if (!out.bytes) MUST(text_add_z(&out, "", &must_err));
     return out.bytes;
 }
+
+/* One source with these rows, opened with these options. */
+static inline DataOptions options_for(DataSource *source, const char *path)
+{
+    *source = (DataSource){.path = path, .weight = 1.0};
+    return (DataOptions){.sources = source, .source_count = 1, .sequence_len = 64, .threads = 1};
+}
+
+static inline Dataset *open_data(const Fixture *f, const DataOptions *options)
+{
+    Dataset *d = NULL;
+    MUST(dataset_open(&d, options, f->tokenizer, f->chat, &must_err));
+    return d;
+}
+
+/* {"text": "aaa..."} of `letters` letters that no merge joins; tokens = letters + BOS + EOS. */
+static inline void add_text_row(Text *out, int number, int letters)
+{
+    MUST(text_add_z(out, "{\"text\":\"", &must_err));
+    for (int i = 0; i < letters; i++) {
+        const char c = "!#$%&()*+-./"[(number + i) % 12];
+        MUST(text_add(out, &c, 1, &must_err));
+    }
+    MUST(text_add_z(out, "\"}\n", &must_err));
+}
+
+static inline void samples_equal(const Dataset *a, const Dataset *b)
+{
+    assert_int_equal(dataset_samples(a), dataset_samples(b));
+    for (int64_t i = 0; i < dataset_samples(a); i++) {
+        const Sample x = dataset_sample(a, i);
+        const Sample y = dataset_sample(b, i);
+        assert_int_equal(x.tokens, y.tokens);
+        assert_memory_equal(x.ids, y.ids, (size_t)x.tokens * 4);
+        assert_memory_equal(x.labels, y.labels, (size_t)x.tokens * 4);
+        assert_int_equal(dataset_sample_place(a, i).line, dataset_sample_place(b, i).line);
+    }
+    assert_string_equal(dataset_fingerprint(a), dataset_fingerprint(b));
+}
+
+/* Enough rows for several batches; some long, some equal. */
+static inline const char *many_rows(const Fixture *f, int count)
+{
+    Text rows = {0};
+    for (int i = 0; i < count; i++)
+        add_text_row(&rows, i * 7, 1 + (i * 31) % 50);
+    const char *path = fixture_write(f, "many.jsonl", rows.bytes, rows.length);
+    text_free(&rows);
+    return path;
+}

@@ -1,21 +1,6 @@
-#include "data/token_cache.h"
 #include "fixture.h"
 
 #include <math.h>
-
-/* One source with these rows, opened with these options. */
-static DataOptions options_for(DataSource *source, const char *path)
-{
-    *source = (DataSource){.path = path, .weight = 1.0};
-    return (DataOptions){.sources = source, .source_count = 1, .sequence_len = 64, .threads = 1};
-}
-
-static Dataset *open_data(const Fixture *f, const DataOptions *options)
-{
-    Dataset *d = NULL;
-    MUST(dataset_open(&d, options, f->tokenizer, f->chat, &must_err));
-    return d;
-}
 
 static void expect_refusal(const Fixture *f, const DataOptions *options, ErrCode code, const char *text)
 {
@@ -24,31 +9,6 @@ static void expect_refusal(const Fixture *f, const DataOptions *options, ErrCode
     if (dataset_open(&d, options, f->tokenizer, f->chat, &err)) fail_msg("opened, expected: %s", text);
     assert_int_equal(err.code, code);
     if (!strstr(err.text, text)) fail_msg("%s\nexpected %s", err.text, text);
-}
-
-/* {"text": "aaa..."} of `letters` letters that no merge joins; tokens = letters + BOS + EOS. */
-static void add_text_row(Text *out, int number, int letters)
-{
-    MUST(text_add_z(out, "{\"text\":\"", &must_err));
-    for (int i = 0; i < letters; i++) {
-        const char c = "!#$%&()*+-./"[(number + i) % 12];
-        MUST(text_add(out, &c, 1, &must_err));
-    }
-    MUST(text_add_z(out, "\"}\n", &must_err));
-}
-
-static void samples_equal(const Dataset *a, const Dataset *b)
-{
-    assert_int_equal(dataset_samples(a), dataset_samples(b));
-    for (int64_t i = 0; i < dataset_samples(a); i++) {
-        const Sample x = dataset_sample(a, i);
-        const Sample y = dataset_sample(b, i);
-        assert_int_equal(x.tokens, y.tokens);
-        assert_memory_equal(x.ids, y.ids, (size_t)x.tokens * 4);
-        assert_memory_equal(x.labels, y.labels, (size_t)x.tokens * 4);
-        assert_int_equal(dataset_sample_place(a, i).line, dataset_sample_place(b, i).line);
-    }
-    assert_string_equal(dataset_fingerprint(a), dataset_fingerprint(b));
 }
 
 static void samples_stand_in_file_order_and_know_where_they_came_from(void **state)
@@ -222,17 +182,6 @@ static void sources_are_cut_limited_and_mixed_by_weight(void **state)
     fixture_close(&f);
 }
 
-/* Enough rows for several batches; some long, some equal. */
-static const char *many_rows(const Fixture *f, int count)
-{
-    Text rows = {0};
-    for (int i = 0; i < count; i++)
-        add_text_row(&rows, i * 7, 1 + (i * 31) % 50);
-    const char *path = fixture_write(f, "many.jsonl", rows.bytes, rows.length);
-    text_free(&rows);
-    return path;
-}
-
 static void the_number_of_threads_changes_nothing(void **state)
 {
     (void)state;
@@ -268,157 +217,6 @@ static void the_first_bad_row_is_reported_whatever_the_threads(void **state)
     for (options.threads = 1; options.threads < 8; options.threads += 3)
         expect_refusal(&f, &options, ERR_DATA, "x.jsonl:3008:1: column \"text\" is a number");
     text_free(&rows);
-    fixture_close(&f);
-}
-
-static const char *cache_file(const Fixture *f)
-{
-    static char path[400];
-    FileList list = {0};
-    MUST(file_list(&list, fixture_path(f, "cache"), ERR_DATA, &must_err));
-    assert_int_equal(list.count, 1);
-    snprintf(path, sizeof path, "%s/cache/%s", f->folder, list.names[0]);
-    file_list_free(&list);
-    return path;
-}
-
-static void a_cached_set_equals_a_fresh_one(void **state)
-{
-    (void)state;
-    Fixture f;
-    DataSource source;
-    fixture_open(&f, CHATML_TEMPLATE, NULL);
-    DataOptions options = options_for(&source, many_rows(&f, 300));
-    options.sequence_len = 40;
-    Dataset *fresh = open_data(&f, &options);
-    options.cache_folder = fixture_path(&f, "cache");
-    for (int run = 0; run < 3; run++) {
-        Dataset *cached = open_data(&f, &options);
-        assert_int_equal(dataset_stats(cached)->from_cache, run > 0);
-        assert_int_equal(dataset_stats(cached)->too_long, dataset_stats(fresh)->too_long);
-        assert_int_equal(dataset_stats(cached)->longest, 52);
-        samples_equal(fresh, cached);
-        dataset_close(cached);
-    }
-    /* The content counts, not the path. */
-    MUST(file_copy(fixture_path(&f, "moved.jsonl"), fixture_path(&f, "many.jsonl"), &must_err));
-    source.path = fixture_path(&f, "moved.jsonl");
-    Dataset *moved = open_data(&f, &options);
-    assert_true(dataset_stats(moved)->from_cache);
-    assert_non_null(strstr(dataset_sample_place(moved, 0).path, "moved.jsonl"));
-    dataset_close(moved);
-    dataset_close(fresh);
-    fixture_close(&f);
-}
-
-static void a_damaged_cache_is_built_again(void **state)
-{
-    (void)state;
-    Fixture f;
-    DataSource source;
-    fixture_open(&f, CHATML_TEMPLATE, NULL);
-    DataOptions options = options_for(&source, many_rows(&f, 20));
-    options.cache_folder = fixture_path(&f, "cache");
-    dataset_close(open_data(&f, &options));
-    char *bytes = NULL;
-    size_t length = 0;
-    MUST(file_read_all(&bytes, &length, cache_file(&f), 1 << 20, ERR_DATA, &must_err));
-    for (size_t at = 0; at < length; at += at < 200 ? 1 : 61) {
-        bytes[at] = (char)(bytes[at] ^ 0x10);
-        MUST(file_replace(cache_file(&f), bytes, length, &must_err));
-        bytes[at] = (char)(bytes[at] ^ 0x10);
-        Dataset *d = open_data(&f, &options);
-        if (dataset_stats(d)->from_cache) fail_msg("byte %zu was changed and nobody saw it", at);
-        assert_int_equal(dataset_samples(d), 20);
-        dataset_close(d);
-    }
-    for (size_t cut = 0; cut < length; cut += cut < 200 ? 13 : 331) {
-        MUST(file_replace(cache_file(&f), bytes, cut, &must_err));
-        Dataset *d = open_data(&f, &options);
-        assert_false(dataset_stats(d)->from_cache);
-        dataset_close(d);
-    }
-    Dataset *d = open_data(&f, &options);
-    assert_true(dataset_stats(d)->from_cache);
-    dataset_close(d);
-    mem_free(bytes);
-    fixture_close(&f);
-}
-
-/* Whatever changes tokens must change the key. */
-static void every_option_that_changes_tokens_asks_for_another_cache(void **state)
-{
-    (void)state;
-    Fixture f;
-    DataSource source;
-    static const DataPair pair[] = {
-        {"human", "user"}
-    };
-    static const char *const roles[] = {"user"};
-    fixture_open(&f, CHATML_TEMPLATE, NULL);
-    DataOptions options = options_for(&source, many_rows(&f, 20));
-    options.cache_folder = fixture_path(&f, "cache");
-    const DataOptions plain_options = options;
-    const DataSource plain_source = source;
-    for (int change = 0; change < 14; change++) {
-        options = plain_options;
-        source = plain_source;
-        switch (change) {
-        case 0: break; /* the first start builds */
-        case 1: options.sequence_len = 63; break;
-        case 2: options.excess = EXCESS_TRUNCATE; break;
-        case 3: options.train_on_inputs = true; break;
-        case 4: options.mask_history = true; break;
-        case 5: options.dedupe = true; break;
-        case 6: options.vocab_size = 1000; break;
-        case 7: source.type = "text"; break;
-        case 8: source.split = "train[:15]"; break;
-        case 9: source.max_samples = 15; break;
-        case 10: source.train_on_eos = TRAIN_EOS_NONE; break;
-        case 11: source.roles = pair, source.role_count = 1; break;
-        case 12: source.roles_to_train = roles, source.roles_to_train_count = 1; break;
-        case 13: source.properties = pair, source.property_count = 1; break;
-        default: break;
-        }
-        Dataset *d = open_data(&f, &options);
-        if (dataset_stats(d)->from_cache) fail_msg("change %d went unseen", change);
-        dataset_close(d);
-    }
-    /* These only choose among samples that are there. */
-    options = plain_options;
-    source = plain_source;
-    options.seed = 9;
-    options.shuffle = options.packing = true;
-    options.threads = 2;
-    source.weight = 0.5;
-    Dataset *d = open_data(&f, &options);
-    assert_true(dataset_stats(d)->from_cache);
-    dataset_close(d);
-    fixture_text(&f, "many.jsonl", "{\"text\":\"other\"}\n");
-    d = open_data(&f, &options);
-    assert_false(dataset_stats(d)->from_cache);
-    dataset_close(d);
-    fixture_close(&f);
-}
-
-static void a_cache_that_cannot_be_written_does_not_end_the_run(void **state)
-{
-    (void)state;
-    Fixture f;
-    DataSource source;
-    fixture_open(&f, CHATML_TEMPLATE, NULL);
-    DataOptions options = options_for(&source, many_rows(&f, 20));
-    options.cache_folder = fixture_path(&f, "cache");
-    static const char *const operations[] = {"write", "fsync", "rename", "mkdir"};
-    for (size_t i = 0; i < 4; i++) {
-        file_fail_at(operations[i], 1, 28, true);
-        Dataset *d = open_data(&f, &options);
-        file_fail_at(NULL, 0, 0, false);
-        assert_false(dataset_stats(d)->from_cache);
-        assert_int_equal(dataset_samples(d), 20);
-        dataset_close(d);
-        MUST(file_remove_tree(options.cache_folder, &must_err) || !file_exists(options.cache_folder));
-    }
     fixture_close(&f);
 }
 
@@ -566,10 +364,6 @@ int main(void)
         cmocka_unit_test(sources_are_cut_limited_and_mixed_by_weight),
         cmocka_unit_test(the_number_of_threads_changes_nothing),
         cmocka_unit_test(the_first_bad_row_is_reported_whatever_the_threads),
-        cmocka_unit_test(a_cached_set_equals_a_fresh_one),
-        cmocka_unit_test(a_damaged_cache_is_built_again),
-        cmocka_unit_test(every_option_that_changes_tokens_asks_for_another_cache),
-        cmocka_unit_test(a_cache_that_cannot_be_written_does_not_end_the_run),
         cmocka_unit_test(opening_survives_every_fault),
         cmocka_unit_test(a_split_is_drawn_by_the_seed_and_keeps_file_order),
         cmocka_unit_test(options_out_of_range_are_config_errors),

@@ -1,8 +1,8 @@
 """Golden data for data/chat*.c: what Hugging Face renders, tokenizes and masks for the templates we accept.
 
 Writes tests/golden/data/chat/tokenizer.json (a byte-level BPE of a few hundred tokens, trained on the text below) and
-cases.json. The templates have the form in which the models ship them; branches that only tools reach are reduced to
-raise_exception. Masks come from the same template with {% generation %} around an assistant's content and end marker.
+cases.json. The templates have the form in which the models ship them; branches that only tools reach are cut
+down. Masks come from the same template with {% generation %} around an assistant's content and end marker.
 
 Made with transformers 5.23.0, tokenizers 0.23.3, seed 7. Run: python tests/golden/chat.py
 """
@@ -47,7 +47,15 @@ def chatml(default=None, before="", marked=False):
 
 
 QWEN = """{%- if tools %}
-    {{- raise_exception('tools') }}
+    {%- for tool in tools %}
+        {%- if tool.name %}
+            {{- tool.name }}
+        {%- elif loop.first %}
+            {{- raise_exception('tools') }}
+        {%- else %}
+            {{- tool | tojson }}
+        {%- endif %}
+    {%- endfor %}
 {%- else %}
     {%- if messages[0]['role'] == 'system' %}
         {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
@@ -59,7 +67,14 @@ QWEN = """{%- if tools %}
     {%- if (message.role == "user") or (message.role == "system" and not loop.first) or (message.role == "assistant" and not message.tool_calls) %}
         TURN
     {%- elif message.role == "assistant" %}
-        {{- raise_exception('tool calls') }}
+        {%- for tool_call in message.tool_calls %}
+            {%- if tool_call.function is defined %}
+                {%- set tool_call = tool_call.function %}
+            {%- else %}
+                {{- raise_exception('tool calls') }}
+            {%- endif %}
+            {{- tool_call.name }}
+        {%- endfor %}
     {%- elif message.role == "tool" %}
         {%- if (loop.index0 == 0) or (messages[loop.index0 - 1].role != "tool") %}
             {{- '<|im_start|>user' }}
