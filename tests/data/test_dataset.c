@@ -322,6 +322,41 @@ static void a_split_is_drawn_by_the_seed_and_keeps_file_order(void **state)
     fixture_close(&f);
 }
 
+static void a_type_is_taken_at_its_word_and_detected_per_file_otherwise(void **state)
+{
+    (void)state;
+    Fixture f;
+    DataSource source;
+    fixture_open(&f, CHATML_TEMPLATE, NULL);
+    const DataOptions options =
+        options_for(&source, fixture_text(&f, "x.jsonl", "{\"text\":\"abc\",\"prompt\":\"p\",\"completion\":\"c\"}"));
+    static const struct {
+        const char *type, *shown;
+    } types[] = {
+        {NULL,         "<|begin_of_text|>p[c<|endoftext|>]" },
+        {"text",       "<|begin_of_text|>[abc<|endoftext|>]"},
+        {"completion", "<|begin_of_text|>p[c<|endoftext|>]" }
+    };
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        source.type = types[i].type;
+        Dataset *d = open_data(&f, &options);
+        char *shown = fixture_show(&f, dataset_sample(d, 0));
+        assert_string_equal(shown, types[i].shown);
+        mem_free(shown);
+        dataset_close(d);
+    }
+    /* Axolotl's completion is a text. */
+    fixture_text(&f, "x.jsonl", "{\"text\":\"abc\"}");
+    Dataset *d = open_data(&f, &options);
+    char *shown = fixture_show(&f, dataset_sample(d, 0));
+    assert_string_equal(shown, "<|begin_of_text|>[abc<|endoftext|>]");
+    mem_free(shown);
+    dataset_close(d);
+    source.type = "alpaca";
+    expect_refusal(&f, &options, ERR_DATA, "x.jsonl:1:1: column \"instruction\" is missing");
+    fixture_close(&f);
+}
+
 static void options_out_of_range_are_config_errors(void **state)
 {
     (void)state;
@@ -366,6 +401,7 @@ int main(void)
         cmocka_unit_test(the_first_bad_row_is_reported_whatever_the_threads),
         cmocka_unit_test(opening_survives_every_fault),
         cmocka_unit_test(a_split_is_drawn_by_the_seed_and_keeps_file_order),
+        cmocka_unit_test(a_type_is_taken_at_its_word_and_detected_per_file_otherwise),
         cmocka_unit_test(options_out_of_range_are_config_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
