@@ -46,16 +46,20 @@ static bool word_in(const char *words, const char *word)
     return false;
 }
 
-/* A list of one text counts as "[text]" and as the text; empty lists and maps are "[]" and "{}". */
+/* A list fits when all of its texts do, or as "[text]" when it has one; empty lists and maps are "[]" and "{}". */
 static bool value_fits(const char *values, const YamlNode *value)
 {
     if (!values || strcmp(values, "*") == 0) return true;
     if (value->kind == YAML_TEXT) return word_in(values, value->text);
     if (value->count == 0) return word_in(values, "[]") || word_in(values, "{}");
-    if (value->kind == YAML_MAP || value->count > 1 || value->first->kind != YAML_TEXT) return false;
+    if (value->kind == YAML_MAP) return false;
     char word[80];
-    snprintf(word, sizeof word, "[%s]", value->first->text);
-    return word_in(values, word) || word_in(values, value->first->text);
+    snprintf(word, sizeof word, "[%s]", value->first->kind == YAML_TEXT ? value->first->text : "");
+    if (value->count == 1 && word_in(values, word)) return true;
+    for (const YamlNode *item = value->first; item; item = item->next) {
+        if (item->kind != YAML_TEXT || !word_in(values, item->text)) return false;
+    }
+    return true;
 }
 
 /* `special_tokens` is in most recipes only to name a padding token, which a program without padding can ignore. */

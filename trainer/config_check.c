@@ -129,7 +129,8 @@ static void check_data(Check *k)
         known = known || (c->chat_template && strcmp(c->chat_template, templates[i]) == 0);
     if (!known && c->chat_template) {
         CONTRADICTS(chat_template, chat_template,
-                    "chat_template: \"%.80s\" is not one of tokenizer, chatml, llama3, plain", c->chat_template);
+                    "chat_template: \"%.80s\" is not one of tokenizer (the model's own), chatml, llama3, plain",
+                    c->chat_template);
     }
     if (c->val_set_size > 0 && c->test_datasets.count) {
         CONTRADICTS(val_set_size, test_datasets,

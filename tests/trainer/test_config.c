@@ -52,7 +52,7 @@ static const struct Case {
      "f.yaml:3:20: init_lora_weights: \"pissa\" is not supported; use kaiming or gaussian"                                                                    },
     {"device: cuda\n",                                              "f.yaml:3:9: device: \"cuda\" needs a build with CUDA, which this is not; use device: cpu"},
     {"chat_template: mistral\n",
-     "f.yaml:3:1: chat_template: \"mistral\" is not one of tokenizer, chatml, llama3, plain"                                                                  },
+     "f.yaml:3:1: chat_template: \"mistral\" is not one of tokenizer (the model's own), chatml, llama3, plain"                                                },
  /* shares, sizes, durations */
     {"val_set_size: 1.5\n",                                         "f.yaml:3:15: val_set_size: \"1.5\" is neither a share below 1 nor a whole number"        },
     {"val_set_size: -1\n",                                          "f.yaml:3:15: val_set_size: \"-1\" is outside 0..1000000000"                              },

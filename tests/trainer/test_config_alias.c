@@ -146,25 +146,30 @@ static void implied_settings_agree_or_are_refused(void **state)
         const char *lines, *fault; /* null: fine */
         ComputeKind compute;
     } cases[] = {
-        {"bf16: true\nfp16: false\n",                                 NULL,                                                                    COMPUTE_BF16},
-        {"bf16: true\nbnb_4bit_compute_dtype: bfloat16\n",            NULL,                                                                    COMPUTE_BF16},
-        {"bnb_4bit_compute_dtype: fp32\nbf16: false\n",               NULL,                                                                    COMPUTE_FP32},
-        {"bf16: false\nfp16: true\n",                                 NULL,                                                                    COMPUTE_FP16},
-        {"bf16: auto\nbnb_4bit_compute_dtype: fp32\n",                NULL,                                                                    COMPUTE_FP32},
-        {"bf16: true\nbnb_4bit_compute_dtype:\n",                     NULL,                                                                    COMPUTE_BF16},
-        {"bf16: auto\n",                                              NULL,                                                                    COMPUTE_AUTO},
-        {"bf16: false\n",                                             NULL,                                                                    COMPUTE_FP32},
+        {"bf16: true\nfp16: false\n",                                                                          NULL,                                                                    COMPUTE_BF16},
+        {"bf16: true\nbnb_4bit_compute_dtype: bfloat16\n",                                                     NULL,                                                                    COMPUTE_BF16},
+        {"bnb_4bit_compute_dtype: fp32\nbf16: false\n",                                                        NULL,                                                                    COMPUTE_FP32},
+        {"bf16: false\nfp16: true\n",                                                                          NULL,                                                                    COMPUTE_FP16},
+        {"bf16: auto\nbnb_4bit_compute_dtype: fp32\n",                                                         NULL,                                                                    COMPUTE_FP32},
+        {"bf16: true\nbnb_4bit_compute_dtype:\n",                                                              NULL,                                                                    COMPUTE_BF16},
+        {"bf16: auto\n",                                                                                       NULL,                                                                    COMPUTE_AUTO},
+        {"bf16: false\n",                                                                                      NULL,                                                                    COMPUTE_FP32},
         {"bf16: true\nbnb_4bit_compute_dtype: fp32\n",
-         "f.yaml:3:7: bf16 says bnb_4bit_compute_dtype: bf16, but line 4 says fp32; keep one of them",                                         COMPUTE_AUTO},
+         "f.yaml:3:7: bf16 says bnb_4bit_compute_dtype: bf16, but line 4 says fp32; keep one of them",                                                                                  COMPUTE_AUTO},
         {"bf16: true\nfp16: true\n",
-         "f.yaml:4:7: fp16 says bnb_4bit_compute_dtype: fp16, but line 3 says bf16; keep one of them",                                         COMPUTE_AUTO},
+         "f.yaml:4:7: fp16 says bnb_4bit_compute_dtype: fp16, but line 3 says bf16; keep one of them",                                                                                  COMPUTE_AUTO},
         {"lora_target_linear: true\nlora_target_modules: [q_proj]\n",
          "f.yaml:3:21: lora_target_linear says lora_target_modules: all-linear, but line 4 says [q_proj]; keep one of "
-         "them",                                                                                                                               COMPUTE_AUTO},
+         "them",                                                                                                                                                                        COMPUTE_AUTO},
         {"torch_dtype: int8\n",
-         "f.yaml:3:14: torch_dtype: \"int8\" is not a value that has a meaning here; see configs/REFERENCE.md",                                COMPUTE_AUTO},
-        {"disable_shuffling: perhaps\n",                              "f.yaml:3:20: disable_shuffling: \"perhaps\" is neither true nor false",
-         COMPUTE_AUTO                                                                                                                                      },
+         "f.yaml:3:14: torch_dtype: \"int8\" is not a value that has a meaning here; see configs/REFERENCE.md",                                                                         COMPUTE_AUTO},
+        {"plugins:\n- axolotl.integrations.liger.LigerPlugin\n- axolotl.integrations.kernels.KernelsPlugin\n", NULL,
+         COMPUTE_AUTO                                                                                                                                                                               },
+        {"plugins:\n- axolotl.integrations.liger.LigerPlugin\n- my.Plugin\n",
+         "f.yaml:3:1: plugins is not supported: there are no plug-ins; the chunked loss and fused kernels that some "
+         "bring are built in",                                                                                                                                                          COMPUTE_AUTO},
+        {"disable_shuffling: perhaps\n",                                                                       "f.yaml:3:20: disable_shuffling: \"perhaps\" is neither true nor false",
+         COMPUTE_AUTO                                                                                                                                                                               },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         Config *c = rig_more(cases[i].lines);
