@@ -4,13 +4,12 @@
  * Order of one update: finite check and global norm of all gradients -> value clamp -> global-norm clip (or percentile
  * clip) -> moments -> variance clamp -> update-RMS clamp -> parameters -> decoupled decay (p *= 1 - lr*wd, before the
  * step, as torch.optim.AdamW). A non-finite gradient withholds the whole update: parameters and states keep every bit.
- * 8-bit states: block 256, m in the signed and v in the unsigned dynamic map, nearest code, one f32 absmax a block;
- * tensors under 4,096 elements keep 32-bit states. Elements of one block belong to one tensor (base/param.h).
- * Two deviations from bitsandbytes' CUDA kernel, both for elements that are quiet beside loud neighbours:
- *   m that rounds to zero is stored as zero (code 127). The kernel's sign guard makes a negative one -5.5e-7 of the
- *   block's largest at every update, so it never decays and moves its parameter for ever.
- *   v above zero is stored no lower than code 7 (1.6e-5 of the block's largest), as by bitsandbytes on the CPU. The
- *   kernel rounds it to zero below 1.6e-7, and then only epsilon bounds the next step of that element.
+ * 8-bit states: block 256, m in the signed and v in the unsigned dynamic map, one f32 absmax a block; tensors under
+ * 4,096 elements keep 32-bit states. Elements of one block belong to one tensor (base/param.h). The codes are those of
+ * bitsandbytes on the CPU (quant/blockwise.h), which differ from its CUDA kernel's for elements that are quiet beside
+ * loud neighbours: v is stored no lower than 1.5e-5 of the block's largest, where the kernel rounds it to zero below
+ * 1.6e-7 and only epsilon bounds the next step of that element; and there is no sign guard, which makes a negative m
+ * -5.5e-7 of the largest at every update, so that it never decays and moves its parameter for ever.
  * A gradient so large that its square overflows f32 withholds the update like one that is not finite.
  * Paging: states of a paged optimizer live in a mapped file and pass through two small buffers; the bits are the same.
  * Source: bitsandbytes 0.50 kernels; Loshchilov & Hutter 2019, arXiv:1711.05101; Hayou et al. 2024 (LoRA+).

@@ -15,8 +15,7 @@ enum {
     STATE_BLOCK = 256,
     STATE_8BIT_MIN = 4096, /* smaller parameters keep 32-bit states */
     PIECE_BLOCKS = 16,
-    PAGE_BYTES = 1 << 20, /* of one buffer; a multiple of a piece of either kind */
-    VARIANCE_CODE_MIN = 7 /* lowest code of a second moment that is not zero: 1.6e-5 of its block's largest */
+    PAGE_BYTES = 1 << 20 /* of one buffer; a multiple of a piece of either kind */
 };
 
 typedef struct StateSpan {

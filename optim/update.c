@@ -143,18 +143,6 @@ static void store_codes(uint8_t *codes, float *absmax, float *x, int count, cons
     blockwise_codes(codes, map, x, STATE_BLOCK);
 }
 
-/*
- * A second moment that rounds to (nearly) zero beside large neighbours makes the next step of a quiet element as large
- * as epsilon allows. It keeps at least code 7, as with bitsandbytes on the CPU; its CUDA kernel lets it fall to 0.
- */
-static void raise_codes(uint8_t *codes, const float *v)
-{
-    for (int i = 0; i < STATE_BLOCK; i++) {
-        const uint8_t least = v[i] > 0.0f ? VARIANCE_CODE_MIN : 0;
-        codes[i] = codes[i] < least ? least : codes[i];
-    }
-}
-
 static void store_states(Block *b, const PieceData *d, int64_t first)
 {
     if (!d->eight_bit) {
@@ -162,10 +150,8 @@ static void store_states(Block *b, const PieceData *d, int64_t first)
         memcpy((float *)d->state2 + first, b->v, sizeof b->v);
         return;
     }
-    uint8_t *codes = (uint8_t *)d->state2 + first;
     store_codes((uint8_t *)d->state1 + first, &d->absmax1[first / STATE_BLOCK], b->m, b->count, d->map1);
-    store_codes(codes, &d->absmax2[first / STATE_BLOCK], b->v, b->count, d->map2);
-    raise_codes(codes, b->v);
+    store_codes((uint8_t *)d->state2 + first, &d->absmax2[first / STATE_BLOCK], b->v, b->count, d->map2);
 }
 
 PieceResult piece_measure(const PieceData *d, const UpdateRule *rule)

@@ -2,6 +2,8 @@
 
 #include "backend/simd.h"
 
+#include <math.h>
+
 enum { DECADES = 7 };
 
 /* Largest value of decade i: 10^(i-6), rounded once. */
@@ -64,6 +66,12 @@ uint8_t blockwise_code(const float map[256], float y)
     return (uint8_t)(y < (map[at] + map[at - 1]) * 0.5f ? at - 1 : at);
 }
 
+static void round_to_steps(float *y, int count)
+{
+    for (int i = 0; i < count; i++)
+        y[i] = floorf((y[i] + 1.0f) * 0.5f * 65535.0f + 0.5f) * (2.0f / 65535.0f) - 1.0f;
+}
+
 #if SIMD_AVX512
 
 /*
@@ -108,8 +116,9 @@ static __m512i codes_of(__m512 y, const float map[256], const Coarse *c)
     return _mm512_mask_mov_epi32(at, (__mmask16)(past_up | past_down), other);
 }
 
-void blockwise_codes(uint8_t *codes, const float map[256], const float *y, int count)
+void blockwise_codes(uint8_t *codes, const float map[256], float *y, int count)
 {
+    round_to_steps(y, count);
     const Coarse coarse = coarse_of(map);
     int i = 0;
     for (; i + LANES <= count; i += LANES) {
@@ -134,8 +143,9 @@ void blockwise_values(float *out, const float map[256], const uint8_t *codes, fl
 
 #else
 
-void blockwise_codes(uint8_t *codes, const float map[256], const float *y, int count)
+void blockwise_codes(uint8_t *codes, const float map[256], float *y, int count)
 {
+    round_to_steps(y, count);
     for (int i = 0; i < count; i++)
         codes[i] = blockwise_code(map, y[i]);
 }
