@@ -77,7 +77,7 @@ static bool measure(Plan *p, Session *s, int kept_layers, const char *page_path,
     p->activations = arenas.activations.peak;
     p->scratch = arenas.scratch.peak;
     p->paged = adamw_paged_bytes(s->optimizer);
-    const uint64_t stepping = p->state + p->activations + p->scratch + p->paged + p->products;
+    const uint64_t stepping = p->state + p->activations + p->scratch + p->products;
     const uint64_t later = stepping > p->loading ? stepping : p->loading; /* staging is gone before the first step */
     p->peak_memory_bytes = p->process + p->weights + later;
     return true;

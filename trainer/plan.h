@@ -25,7 +25,7 @@ typedef struct Plan {
     ModelSummary model;
     /* bytes */
     uint64_t weights, state, activations, scratch;
-    uint64_t paged;    /* optimizer states in a mapped file */
+    uint64_t paged;    /* optimizer states on disk; not part of the peak */
     uint64_t process;  /* resident when the plan was made */
     uint64_t products; /* code and packing buffers of the matrix products */
     uint64_t loading;  /* staging while weights stream in */

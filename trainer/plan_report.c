@@ -43,11 +43,11 @@ static bool memory_text(const Plan *p, Text *out, Err *err)
 {
     return text_add_z(out, "memory\n", err) && memory_line(out, "frozen base", p->weights, err) &&
            memory_line(out, "adapters, gradients, optimizer", p->state, err) &&
-           (!p->paged || memory_line(out, "paged optimizer states (file)", p->paged, err)) &&
            memory_line(out, "activations", p->activations, err) && memory_line(out, "scratch", p->scratch, err) &&
            memory_line(out, "matrix library", p->products, err) &&
            memory_line(out, "program, tokenizer, tokens", p->process, err) &&
-           memory_line(out, "peak", p->peak_memory_bytes, err);
+           memory_line(out, "peak", p->peak_memory_bytes, err) &&
+           (!p->paged || memory_line(out, "on disk: paged optimizer states", p->paged, err));
 }
 
 bool plan_text(const Plan *p, const Session *s, Text *out, Err *err)
