@@ -53,10 +53,11 @@ static inline void scratch_write(const char *path, const void *bytes, size_t len
     assert_int_equal(fclose(f), 0);
 }
 
-/* A whole file with a NUL after it; the caller frees it. */
+/* A whole file with a NUL after it, or null; the caller frees it. */
 static inline char *scratch_read(const char *path, size_t *length)
 {
     FILE *f = fopen(path, "rb");
+    *length = 0;
     if (!f) return NULL;
     fseek(f, 0, SEEK_END);
     *length = (size_t)ftell(f);
