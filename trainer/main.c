@@ -7,8 +7,8 @@
 #include <string.h>
 
 static const Command *const commands[] = {
-    &command_train,    &command_plan,   &command_eval,   &command_generate, &command_inspect,
-    &command_tokenize, &command_doctor, &command_schema, &command_explain,
+    &command_train,    &command_plan,     &command_eval,   &command_generate, &command_inspect,
+    &command_quantize, &command_tokenize, &command_doctor, &command_schema,   &command_explain,
 };
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
