@@ -109,6 +109,11 @@ static bool find_gguf(char **path, const char *folder, Err *err)
 static bool open_parts(ModelSource *s, const char *path, bool weights, Err *err)
 {
     if (!file_is_folder(path)) {
+        const size_t length = strlen(path);
+        if (length > 12 && strcmp(path + length - 12, ".safetensors") == 0) {
+            return FAIL(err, ERR_MODEL, "%s is only the weights of a model; give the folder that also has config.json",
+                        path);
+        }
         s->path = mem_copy_text(path, err);
         return s->path && source_open_gguf(s, err);
     }

@@ -142,6 +142,10 @@ static void weights_are_found_under_their_usual_names(void **state)
     write_tensors(scratch_path(&s, "consolidated.safetensors"), 0, ARRAY_COUNT(small_tensors), &none);
     write_tensors(scratch_path(&s, "adapter_model.safetensors"), 0, 1, &none);
     expect_open(&s);
+    ModelSource *source;
+    Err err = {0};
+    assert_false(source_open(&source, scratch_path(&s, "consolidated.safetensors"), true, &err));
+    assert_error(&err, ERR_MODEL, "give the folder");
     write_tensors(scratch_path(&s, "other.safetensors"), 0, 1, &none);
     expect_refused(&s, "several safetensors files");
     write_tensors(scratch_path(&s, "model.safetensors"), 0, ARRAY_COUNT(small_tensors), &none);

@@ -203,6 +203,13 @@ static void links_stay_in_the_folder_or_lead_to_the_cache_blobs(void **state)
     snprintf(snapshot, sizeof snapshot, "hub/models--org--model/snapshots/%s", commit);
     assert_false(locates(scratch_path(&s, snapshot), "bad", &err));
     assert_error(&err, ERR_MODEL, "outside of the model's folder");
+    /* Other folders have no blobs, whatever lies beside them. */
+    make(&s, "plain/versions/one");
+    make(&s, "plain/blobs");
+    put(&s, "plain/blobs/abc", "x");
+    assert_int_equal(symlink("../../blobs/abc", scratch_path(&s, "plain/versions/one/link")), 0);
+    assert_false(locates(scratch_path(&s, "plain/versions/one"), "link", &err));
+    assert_error(&err, ERR_MODEL, "outside of the model's folder");
     scratch_remove(&s);
 }
 
