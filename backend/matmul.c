@@ -15,7 +15,10 @@ typedef struct MatmulOps {
 
 static void product_cpu(Backend *be, const Product *p)
 {
-    if (!be->reference && matmul_library(be->matmul, p, 0)) return;
+    if (!be->reference) {
+        if (matmul_tiles(matmul_space(be->matmul), p, be->threads)) return;
+        if (matmul_library(be->matmul, p, 0)) return;
+    }
     matmul_plain(p, true);
 }
 

@@ -21,5 +21,16 @@ typedef struct Product {
  * t that stays on it. False when the library cannot do this product on this processor. */
 bool matmul_library(MatmulState *state, const Product *p, int lane);
 
+/* Scratch memory that grows to the largest product seen and stays. */
+typedef struct MatmulSpace {
+    void *block;
+    size_t bytes;
+} MatmulSpace;
+
+MatmulSpace *matmul_space(MatmulState *state);
+
+/* Tile kernels (backend/tiles.h) on all threads; false where they are no gain or do not fit. */
+bool matmul_tiles(MatmulSpace *space, const Product *p, int threads);
+
 /* Our own loops, all threads or the calling one. Rows do not depend on one another. */
 void matmul_plain(const Product *p, bool parallel);

@@ -42,9 +42,9 @@ typedef struct Lane {
 
 struct MatmulState {
     dnnl_engine_t engine;
-    int lanes;
     dnnl_stream_t streams[LANES_MAX];
     Lane *lane[LANES_MAX]; /* made at first use */
+    MatmulSpace space;     /* of the tile products */
 };
 
 static void entry_forget_memory(Entry *e)
@@ -87,7 +87,13 @@ void matmul_state_free(MatmulState *state)
         mem_free(state->lane[i]);
     }
     dnnl_engine_destroy(state->engine);
+    mem_free(state->space.block);
     mem_free(state);
+}
+
+MatmulSpace *matmul_space(MatmulState *state)
+{
+    return &state->space;
 }
 
 static Lane *lane_get(MatmulState *state, int i)
