@@ -22,8 +22,11 @@ static void product_cpu(Backend *be, const Product *p)
     matmul_plain(p, true);
 }
 
-/* Rows of a gradient chunk: fixed, so that the order of additions is. */
-enum { CHUNK = 512 };
+/*
+ * A gradient is cut into chunks of rows, whose number decides the order of additions, and into strips along its longer
+ * side, so that a short micro-batch keeps the threads busy too. Both are fixed.
+ */
+enum { CHUNK = 512, STRIP = 320 };
 
 static void chunk_product(Backend *be, const Product *p, int thread)
 {
@@ -31,18 +34,32 @@ static void chunk_product(Backend *be, const Product *p, int thread)
     matmul_plain(p, false);
 }
 
-/* Chunk c of p (whose k is the long side) into `part`, dense. */
-static Product chunk_of(const Product *p, int64_t c, float *part)
+static int64_t strip_count(const Product *p)
 {
-    Product chunk = *p;
-    const int64_t first = c * CHUNK;
-    chunk.a = cpu_at_in(p->a, p->in, first * p->a_stride);
-    chunk.b = cpu_at_in(p->b, p->in, first * p->b_stride);
-    chunk.k = p->k - first < CHUNK ? p->k - first : CHUNK;
-    chunk.out = part;
-    chunk.out_stride = p->n;
-    chunk.accumulate = false;
-    return chunk;
+    return ceil_div(p->m > p->n ? p->m : p->n, STRIP);
+}
+
+/* Chunk c, strip s of p (whose k is the long side) into `part`, (m, n) dense. */
+static Product piece_of(const Product *p, int64_t c, int64_t s, float *part)
+{
+    Product piece = *p;
+    const int64_t first = c * CHUNK, at = s * STRIP;
+    piece.k = p->k - first < CHUNK ? p->k - first : CHUNK;
+    piece.a = cpu_at_in(p->a, p->in, first * p->a_stride);
+    piece.b = cpu_at_in(p->b, p->in, first * p->b_stride);
+    piece.out = part;
+    piece.out_stride = p->n;
+    piece.accumulate = false;
+    if (p->m > p->n) {
+        piece.m = p->m - at < STRIP ? p->m - at : STRIP;
+        piece.a = cpu_at_in(piece.a, p->in, at);
+        piece.out = part + at * p->n;
+    } else {
+        piece.n = p->n - at < STRIP ? p->n - at : STRIP;
+        piece.b = cpu_at_in(piece.b, p->in, at);
+        piece.out = part + at;
+    }
+    return piece;
 }
 
 static void add_parts(const Product *p, const float *parts, int64_t chunks, int64_t row)
@@ -57,11 +74,12 @@ static void add_parts(const Product *p, const float *parts, int64_t chunks, int6
 
 static void gradient_cpu(Backend *be, const Product *p, float *scratch)
 {
-    const int64_t chunks = ceil_div(p->k, CHUNK);
+    const int64_t chunks = ceil_div(p->k, CHUNK), strips = strip_count(p);
 #pragma omp parallel for schedule(dynamic)
-    for (int64_t c = 0; c < chunks; c++) {
-        const Product chunk = chunk_of(p, c, scratch + c * p->m * p->n);
-        chunk_product(be, &chunk, omp_get_thread_num());
+    for (int64_t i = 0; i < chunks * strips; i++) {
+        const int64_t c = i / strips;
+        const Product piece = piece_of(p, c, i % strips, scratch + c * p->m * p->n);
+        chunk_product(be, &piece, omp_get_thread_num());
     }
 #pragma omp parallel for schedule(static) if (p->m * p->n > CPU_PARALLEL_MIN)
     for (int64_t row = 0; row < p->m; row++)

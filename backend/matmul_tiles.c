@@ -82,6 +82,11 @@ static void write_block(const Product *p, const float *sums, int64_t row, int64_
     const Lanes alpha = lanes_set(p->alpha);
     for (int64_t i = 0; i < rows; i++) {
         char *out = cpu_at(p->out, p->to, (row + i) * p->out_stride + column);
+        if (cols == TILE && p->to == DTYPE_BF16) {
+            lanes_store_wide_bf16(out, alpha * lanes_load_f32(sums + i * TILE),
+                                  alpha * lanes_load_f32(sums + i * TILE + LANES));
+            continue;
+        }
         for (int64_t j = 0; j < cols; j += LANES) {
             Lanes x = alpha * lanes_load_f32(sums + i * TILE + j);
             if (p->accumulate) x = x + lanes_load(cpu_at(out, p->to, j), p->to, cols - j);

@@ -27,13 +27,20 @@ enum { LANES = 16 };
 
 #define SIMD_INLINE static inline __attribute__((always_inline))
 
-/* exp2 on [-1/2, 1/2], relative error below 2^-24; coefficients are ln(2)^k / k!, the upper ones tuned. */
-#define SIMD_EXP2_C1 0.693147182f
-#define SIMD_EXP2_C2 0.240226462f
-#define SIMD_EXP2_C3 0.0555041768f
-#define SIMD_EXP2_C4 0.00961810302f
-#define SIMD_EXP2_C5 0.00133996317f
-#define SIMD_EXP2_C6 0.000154713597f
+/* 2^f - 1 over f on [-1/2, 1/2]: minimax in relative error (2^-26), coefficients rounded to f32. */
+#define SIMD_EXP2_C1 0.6931472f
+#define SIMD_EXP2_C2 0.24022648f
+#define SIMD_EXP2_C3 0.055503324f
+#define SIMD_EXP2_C4 0.009618437f
+#define SIMD_EXP2_C5 0.0013398875f
+#define SIMD_EXP2_C6 0.00015353362f
+
+/* e^r over r within half of ln 2: minimax (2^-27) behind 1 + r. */
+#define SIMD_EXP_C2 0.49999994f
+#define SIMD_EXP_C3 0.16666521f
+#define SIMD_EXP_C4 0.04166839f
+#define SIMD_EXP_C5 0.00836871f
+#define SIMD_EXP_C6 0.0013814613f
 
 #define SIMD_LOG2E 1.44269502f
 #define SIMD_LN2_HIGH 0.693359375f     /* 9 bits, so that n * high is exact */
@@ -152,6 +159,17 @@ SIMD_INLINE void lanes_store_two_bf16(void *row_a, void *row_b, void *pairs, Lan
     const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
                                            21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     _mm512_storeu_si512(pairs, _mm512_permutexvar_epi16(order, both));
+}
+
+/* 32 neighbours in bf16, rounded as above. */
+SIMD_INLINE void lanes_store_wide_bf16(void *p, Lanes low, Lanes high)
+{
+#    if defined(__AVX512BF16__)
+    _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+#    else
+    lanes_store(p, DTYPE_BF16, LANES, low);
+    lanes_store((uint16_t *)p + LANES, DTYPE_BF16, LANES, high);
+#    endif
 }
 
 #else
@@ -282,6 +300,12 @@ SIMD_INLINE void lanes_store_two_bf16(void *row_a, void *row_b, void *pairs, Lan
     if (pairs) memcpy(pairs, both, sizeof both);
 }
 
+SIMD_INLINE void lanes_store_wide_bf16(void *p, Lanes low, Lanes high)
+{
+    lanes_store(p, DTYPE_BF16, LANES, low);
+    lanes_store((uint16_t *)p + LANES, DTYPE_BF16, LANES, high);
+}
+
 #endif
 
 SIMD_INLINE Lanes lanes_zero(void)
@@ -349,10 +373,10 @@ SIMD_INLINE Lanes lanes_exp(Lanes x)
     const Lanes n = lanes_round(x * lanes_set(SIMD_LOG2E));
     Lanes r = lanes_fma(n, lanes_set(-SIMD_LN2_HIGH), x);
     r = lanes_fma(n, lanes_set(-SIMD_LN2_LOW), r);
-    Lanes p = lanes_fma(lanes_set(1.0f / 720.0f), r, lanes_set(1.0f / 120.0f));
-    p = lanes_fma(p, r, lanes_set(1.0f / 24.0f));
-    p = lanes_fma(p, r, lanes_set(1.0f / 6.0f));
-    p = lanes_fma(p, r, lanes_set(0.5f));
+    Lanes p = lanes_fma(lanes_set(SIMD_EXP_C6), r, lanes_set(SIMD_EXP_C5));
+    p = lanes_fma(p, r, lanes_set(SIMD_EXP_C4));
+    p = lanes_fma(p, r, lanes_set(SIMD_EXP_C3));
+    p = lanes_fma(p, r, lanes_set(SIMD_EXP_C2));
     p = lanes_fma(p, r, lanes_set(1.0f));
     p = lanes_fma(p, r, lanes_set(1.0f));
     return lanes_scale2(p, n);

@@ -1,0 +1,142 @@
+#include "backend/elementwise.h"
+
+#include "tests/support/kernel_test.h"
+
+static const struct Case {
+    int64_t rows, cols, spare;
+} cases[] = {
+    {1,  1,     0 },
+    {1,  15,    0 },
+    {3,  17,    0 },
+    {5,  64,    64},
+    {7,  100,   3 },
+    {40, 9000,  0 },
+    {3,  20000, 5 },
+};
+static const DType dtypes[] = {DTYPE_F32, DTYPE_BF16};
+
+static void add_and_scale_round_once(void **state)
+{
+    (void)state;
+    Backend *be = kernel_backend(2, false);
+    for (size_t i = 0; i < ARRAY_COUNT(cases) * 8; i++) {
+        const struct Case *c = &cases[i / 8];
+        const DType from = dtypes[i % 2], to = dtypes[i / 2 % 2], other = dtypes[i / 4 % 2];
+        const int64_t stride = c->cols + c->spare;
+        const Tensor a = kernel_random(from, c->rows, c->cols, stride, 1, 1.0f),
+                     b = kernel_random(other, c->rows, c->cols, stride, 2, 1.0f);
+        const Tensor sum = kernel_matrix(to, c->rows, c->cols, stride),
+                     scaled = kernel_matrix(to, c->rows, c->cols, stride);
+        const Tensor copy = kernel_matrix(to, c->rows, c->cols, stride);
+        tensor_add(be, &sum, &a, &b);
+        tensor_scale(be, &scaled, &a, 0.3f);
+        tensor_copy(be, &copy, &a);
+        for (int64_t r = 0; r < c->rows; r++) {
+            for (int64_t j = 0; j < c->cols; j++) {
+                const float x = (float)kernel_at(&a, r, j), y = (float)kernel_at(&b, r, j);
+                assert_true(kernel_at(&sum, r, j) == kernel_round((double)(x + y), to));
+                assert_true(kernel_at(&scaled, r, j) == kernel_round((double)(0.3f * x), to));
+                assert_true(kernel_at(&copy, r, j) == kernel_round((double)x, to));
+            }
+        }
+        tensor_add(be, &a, &a, &b); /* in place */
+        assert_true(kernel_at(&a, 0, 0) ==
+                        kernel_round((double)((float)kernel_at(&copy, 0, 0) + (float)kernel_at(&b, 0, 0)), from) ||
+                    to != from);
+        tensor_zero(be, &sum);
+        assert_true(kernel_at(&sum, c->rows - 1, c->cols - 1) == 0.0);
+        const Tensor *all[] = {&a, &b, &sum, &scaled, &copy};
+        for (size_t k = 0; k < ARRAY_COUNT(all); k++) {
+            kernel_check_guards(all[k]);
+            kernel_free(all[k]);
+        }
+    }
+    backend_close(be);
+}
+
+static void copies_of_one_type_keep_every_bit(void **state)
+{
+    (void)state;
+    Backend *be = kernel_backend(2, false);
+    const Tensor a = kernel_matrix(DTYPE_F32, 3, 5, 7), b = kernel_matrix(DTYPE_F32, 3, 5, 5);
+    ((uint32_t *)a.data)[0] = 0x7f800001u; /* a signalling NaN */
+    ((uint32_t *)a.data)[8] = 0x00000001u; /* the least subnormal */
+    tensor_copy(be, &b, &a);
+    assert_true(kernel_equal(&a, &b));
+    kernel_free(&a);
+    kernel_free(&b);
+    backend_close(be);
+}
+
+static void conversions_keep_nan_infinity_and_ties(void **state)
+{
+    (void)state;
+    static const uint32_t bits[] = {0x7f800000u, 0xff800000u, 0x7f800001u, 0x7fffffffu, 0x3f808000u, 0x3f818000u,
+                                    0x3f808001u, 0x7f7fffffu, 0x00000001u, 0x80000000u, 0x00018000u};
+    Backend *be = kernel_backend(1, false);
+    const Tensor a = kernel_matrix(DTYPE_F32, 1, ARRAY_COUNT(bits), ARRAY_COUNT(bits)),
+                 b = kernel_matrix(DTYPE_BF16, 1, ARRAY_COUNT(bits), ARRAY_COUNT(bits));
+    memcpy(a.data, bits, sizeof bits);
+    tensor_copy(be, &b, &a);
+    for (size_t i = 0; i < ARRAY_COUNT(bits); i++) {
+        if (i == 2 || i == 3) {
+            assert_true(isnan(kernel_at(&b, 0, (int64_t)i)));
+        } else {
+            assert_int_equal(((const uint16_t *)b.data)[i], bf16_from_f32(((const float *)a.data)[i]));
+        }
+    }
+    kernel_free(&a);
+    kernel_free(&b);
+    backend_close(be);
+}
+
+static void norms_are_exact_to_f64_and_independent_of_threads(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        const struct Case *c = &cases[i];
+        const Tensor a = kernel_random(DTYPE_F32, c->rows, c->cols, c->cols + c->spare, 5, 3.0f);
+        double want = 0.0, first = 0.0;
+        for (int64_t r = 0; r < c->rows; r++) {
+            for (int64_t j = 0; j < c->cols; j++)
+                want += kernel_at(&a, r, j) * kernel_at(&a, r, j);
+        }
+        for (int repeat = 0; repeat < 10; repeat++) {
+            Backend *be = kernel_backend(1 + repeat % 4, false);
+            const TensorNorm norm = tensor_norm(be, &a);
+            if (repeat == 0) first = norm.sum_squares;
+            assert_true(norm.finite && norm.sum_squares == first && fabs(first - want) <= 1e-12 * want);
+            backend_close(be);
+        }
+        kernel_free(&a);
+    }
+}
+
+static void one_bad_element_anywhere_is_noticed(void **state)
+{
+    (void)state;
+    Backend *be = kernel_backend(2, false);
+    const float bad[] = {NAN, INFINITY, -INFINITY};
+    for (int64_t place = 0; place < 20000; place += 777) {
+        const Tensor a = kernel_random(DTYPE_F32, 1, 20000, 20000, 5, 1.0f);
+        assert_true(tensor_norm(be, &a).finite);
+        ((float *)a.data)[place] = bad[place % 3];
+        assert_false(tensor_norm(be, &a).finite);
+        ((float *)a.data)[place] = 3e38f; /* its square is no f32, but it is finite */
+        assert_true(tensor_norm(be, &a).finite);
+        kernel_free(&a);
+    }
+    backend_close(be);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(add_and_scale_round_once),
+        cmocka_unit_test(copies_of_one_type_keep_every_bit),
+        cmocka_unit_test(conversions_keep_nan_infinity_and_ties),
+        cmocka_unit_test(norms_are_exact_to_f64_and_independent_of_threads),
+        cmocka_unit_test(one_bad_element_anywhere_is_noticed),
+    };
+    return cmocka_run_group_tests_name("elementwise", tests, NULL, NULL);
+}

@@ -1,0 +1,2 @@
+#define SIMD_PLAIN
+#include "test_simd.c"
