@@ -1,0 +1,129 @@
+#include "model/cross_entropy.h"
+
+#include "tests/support/kernel_test.h"
+
+static const struct Case {
+    const char *name;
+    int64_t rows, cols, spare;
+    DType logits, gradient;
+    bool in_place;
+    float smoothing, span;
+} cases[] = {
+    {"one class",          1, 1,      0, DTYPE_F32,  DTYPE_F32,  false, 0.0f, 1.0f  },
+    {"odd",                5, 37,     3, DTYPE_F32,  DTYPE_F32,  false, 0.0f, 3.0f  },
+    {"in place, smoothed", 5, 131,    0, DTYPE_F32,  DTYPE_F32,  true,  0.1f, 3.0f  },
+    {"far apart",          5, 500,    0, DTYPE_F32,  DTYPE_F32,  true,  0.0f, 100.0f},
+    {"whole vocabulary",   3, 49152,  0, DTYPE_F32,  DTYPE_BF16, false, 0.0f, 4.0f  },
+    {"large vocabulary",   2, 128256, 0, DTYPE_F32,  DTYPE_F32,  true,  0.0f, 4.0f  },
+    {"bf16",               4, 1000,   8, DTYPE_BF16, DTYPE_BF16, true,  0.2f, 2.0f  },
+};
+
+/* Losses and gradient of one row in f64. */
+static double exact_row(double *gradient, const double *x, int64_t n, int64_t target, double smoothing, double scale)
+{
+    double max = -INFINITY, sum = 0.0, mean = 0.0;
+    for (int64_t j = 0; j < n; j++)
+        max = fmax(max, x[j]);
+    for (int64_t j = 0; j < n; j++) {
+        sum += exp(x[j] - max);
+        mean += x[j] / (double)n;
+    }
+    const double lse = max + log(sum);
+    for (int64_t j = 0; j < n; j++)
+        gradient[j] = scale * (exp(x[j] - lse) - (1.0 - smoothing) * (j == target) - smoothing / (double)n);
+    return (1.0 - smoothing) * (lse - x[target]) + smoothing * (lse - mean);
+}
+
+static void check(Backend *be, const struct Case *c)
+{
+    const Tensor logits = kernel_random(c->logits, c->rows, c->cols, c->cols + c->spare, 1, c->span);
+    const Tensor other = kernel_matrix(c->gradient, c->rows, c->cols, c->cols + c->spare),
+                 *gradient = c->in_place ? &logits : &other;
+    const Tensor losses_row = kernel_matrix(DTYPE_F32, 1, c->rows, c->rows),
+                 targets_row = kernel_matrix(DTYPE_I32, 1, c->rows, c->rows);
+    const Tensor losses = tensor_vector(losses_row.data, DTYPE_F32, c->rows),
+                 targets = tensor_vector(targets_row.data, DTYPE_I32, c->rows);
+    const float scale = 0.125f;
+    for (int64_t i = 0; i < c->rows; i++)
+        ((int32_t *)targets.data)[i] = (int32_t)(i * 7919 % c->cols);
+    double *x = kernel_values(&logits), *want = kernel_zeros(c->cols);
+    cross_entropy(be, &losses, NULL, &logits, &targets, c->smoothing, scale);
+    const float first_alone = ((const float *)losses.data)[0];
+    cross_entropy(be, &losses, gradient, &logits, &targets, c->smoothing, scale);
+    assert_true(((const float *)losses.data)[0] == first_alone); /* with or without gradient */
+    for (int64_t i = 0; i < c->rows; i++) {
+        const int64_t target = i * 7919 % c->cols;
+        const double loss = exact_row(want, x + i * c->cols, c->cols, target, (double)c->smoothing, (double)scale);
+        const double got = (double)((const float *)losses.data)[i];
+        if (!(fabs(got - loss) <= 1e-6 * (fabs(loss) + (double)c->span * 8.0)))
+            fail_msg("%s: loss %.9g, not %.9g", c->name, got, loss);
+        for (int64_t j = 0; j < c->cols; j++) {
+            const double g = kernel_at(gradient, i, j), size = fabs(want[j]);
+            const double allowed =
+                (c->gradient == DTYPE_BF16 ? 0x1.02p-8 : 4e-6 * (1.0 + (double)c->span)) * size + 1e-7 * (double)scale;
+            if (!(fabs(g - want[j]) <= allowed)) fail_msg("%s: gradient %.9g, not %.9g", c->name, g, want[j]);
+        }
+    }
+    const Tensor *all[] = {&logits, &other, &losses_row, &targets_row};
+    for (size_t i = 0; i < ARRAY_COUNT(all); i++) {
+        kernel_check_guards(all[i]);
+        kernel_free(all[i]);
+    }
+    free(x);
+    free(want);
+}
+
+static void losses_and_gradients_are_close_to_f64(void **state)
+{
+    (void)state;
+    Backend *be = kernel_backend(2, false);
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++)
+        check(be, &cases[i]);
+    backend_close(be);
+}
+
+static void the_formula_is_the_central_difference(void **state)
+{
+    (void)state;
+    double x[5] = {0.3, -1.0, 2.0, 0.7, -0.2}, gradient[5], ignored[5];
+    exact_row(gradient, x, 5, 3, 0.1, 1.0);
+    for (int j = 0; j < 5; j++) {
+        const double keep = x[j], h = 1e-6;
+        x[j] = keep + h;
+        const double up = exact_row(ignored, x, 5, 3, 0.1, 1.0);
+        x[j] = keep - h;
+        const double down = exact_row(ignored, x, 5, 3, 0.1, 1.0);
+        x[j] = keep;
+        assert_true(fabs((up - down) / (2.0 * h) - gradient[j]) < 1e-8);
+    }
+}
+
+static void a_bad_logit_anywhere_makes_the_loss_bad(void **state)
+{
+    (void)state;
+    Backend *be = kernel_backend(2, false);
+    const float bad[] = {NAN, INFINITY, -INFINITY};
+    for (int64_t place = 0; place < 1000; place += 37) {
+        const Tensor logits = kernel_random(DTYPE_F32, 2, 1000, 1000, 1, 1.0f),
+                     losses_row = kernel_matrix(DTYPE_F32, 1, 2, 2), targets_row = kernel_matrix(DTYPE_I32, 1, 2, 2);
+        const Tensor losses = tensor_vector(losses_row.data, DTYPE_F32, 2),
+                     targets = tensor_vector(targets_row.data, DTYPE_I32, 2);
+        ((float *)logits.data)[1000 + place] = bad[place % 3];
+        cross_entropy(be, &losses, NULL, &logits, &targets, 0.0f, 1.0f);
+        assert_true(isfinite(((const float *)losses.data)[0]) && !isfinite(((const float *)losses.data)[1]));
+        kernel_free(&logits);
+        kernel_free(&losses_row);
+        kernel_free(&targets_row);
+    }
+    backend_close(be);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(losses_and_gradients_are_close_to_f64),
+        cmocka_unit_test(the_formula_is_the_central_difference),
+        cmocka_unit_test(a_bad_logit_anywhere_makes_the_loss_bad),
+    };
+    return cmocka_run_group_tests_name("cross_entropy", tests, NULL, NULL);
+}

@@ -1,0 +1,88 @@
+#include "model/embedding.h"
+
+#include "tests/support/kernel_test.h"
+
+enum { ROWS = 40, COLS = 37, VOCABULARY = 11 };
+
+typedef struct Rig {
+    Tensor table, out, ids_row, ids;
+} Rig;
+
+static Rig rig_make(DType table, DType out)
+{
+    Rig r = {.table = kernel_random(table, VOCABULARY, COLS, COLS + 3, 1, 1.0f),
+             .out = kernel_matrix(out, ROWS, COLS, COLS + 5),
+             .ids_row = kernel_matrix(DTYPE_I32, 1, ROWS, ROWS)};
+    r.ids = tensor_vector(r.ids_row.data, DTYPE_I32, ROWS);
+    for (int i = 0; i < ROWS; i++)
+        ((int32_t *)r.ids.data)[i] = i * 5 % VOCABULARY;
+    return r;
+}
+
+static void rig_free(const Rig *r)
+{
+    kernel_check_guards(&r->out);
+    kernel_free(&r->table);
+    kernel_free(&r->out);
+    kernel_free(&r->ids_row);
+}
+
+static void rows_of_the_table_are_copied(void **state)
+{
+    (void)state;
+    Backend *be = kernel_backend(2, false);
+    for (int k = 0; k < 4; k++) {
+        const DType from = k % 2 ? DTYPE_BF16 : DTYPE_F32, to = k / 2 ? DTYPE_BF16 : DTYPE_F32;
+        const Rig r = rig_make(from, to);
+        embedding_forward(be, &r.out, &r.table, &r.ids, NULL);
+        for (int i = 0; i < ROWS; i++) {
+            for (int j = 0; j < COLS; j++)
+                assert_true(kernel_at(&r.out, i, j) == kernel_round(kernel_at(&r.table, i * 5 % VOCABULARY, j), to));
+        }
+        rig_free(&r);
+    }
+    backend_close(be);
+}
+
+/* Uniform in +- alpha / sqrt(L C), L the length of the segment; the same numbers for every number of threads. */
+static void noise_is_bounded_by_the_segment_and_reproducible(void **state)
+{
+    (void)state;
+    static const int32_t starts[] = {0, 1, 1, 31, 40};
+    const Neftune noise = {
+        .alpha = 5.0f, .key = {.seed = 9, .purpose = RNG_NEFTUNE, .step = 3},
+             .segments = 4, .starts = starts
+    };
+    const Rig r = rig_make(DTYPE_F32, DTYPE_F32), again = rig_make(DTYPE_F32, DTYPE_F32);
+    Backend *be = kernel_backend(2, false), *one = kernel_backend(1, false);
+    embedding_forward(be, &r.out, &r.table, &r.ids, &noise);
+    embedding_forward(one, &again.out, &again.table, &again.ids, &noise);
+    assert_true(kernel_equal(&r.out, &again.out));
+    for (int s = 0; s < 4; s++) {
+        const double most = 5.0 / sqrt((double)(starts[s + 1] - starts[s]) * COLS);
+        double largest = 0.0, sum = 0.0;
+        for (int i = starts[s]; i < starts[s + 1]; i++) {
+            for (int j = 0; j < COLS; j++) {
+                const double delta = kernel_at(&r.out, i, j) - kernel_at(&r.table, i * 5 % VOCABULARY, j);
+                largest = fmax(largest, fabs(delta));
+                sum += delta;
+            }
+        }
+        const double count = (double)(starts[s + 1] - starts[s]) * COLS;
+        if (count == 0.0) continue;
+        assert_true(largest <= most * 1.0001 && largest > 0.8 * most && fabs(sum / count) < 0.5 * most);
+    }
+    rig_free(&r);
+    rig_free(&again);
+    backend_close(be);
+    backend_close(one);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rows_of_the_table_are_copied),
+        cmocka_unit_test(noise_is_bounded_by_the_segment_and_reproducible),
+    };
+    return cmocka_run_group_tests_name("embedding", tests, NULL, NULL);
+}

@@ -1,0 +1,92 @@
+#include "model/rope.h"
+
+#include "tests/support/kernel_test.h"
+
+enum { POSITIONS = 300 };
+
+static Tensor table_make(Backend *be, int head_dim, float factor)
+{
+    const Tensor table = kernel_matrix(DTYPE_F32, POSITIONS, head_dim, head_dim);
+    float frequencies[128];
+    for (int i = 0; i < head_dim / 2; i++)
+        frequencies[i] = powf(10000.0f, -2.0f * (float)i / (float)head_dim);
+    rope_table(be, &table, frequencies, factor);
+    return table;
+}
+
+static void the_table_holds_cosines_and_sines(void **state)
+{
+    (void)state;
+    Backend *be = kernel_backend(2, false);
+    const Tensor table = table_make(be, 10, 1.5f);
+    for (int p = 0; p < POSITIONS; p++) {
+        for (int i = 0; i < 5; i++) {
+            const float angle = (float)p * powf(10000.0f, -2.0f * (float)i / 10.0f);
+            assert_true(fabs(kernel_at(&table, p, i) - 1.5 * cos((double)angle)) < 2e-7);
+            assert_true(fabs(kernel_at(&table, p, 5 + i) - 1.5 * sin((double)angle)) < 2e-7);
+        }
+    }
+    kernel_check_guards(&table);
+    kernel_free(&table);
+    backend_close(be);
+}
+
+static void check(Backend *be, DType t, int heads, int head_dim, int64_t spare)
+{
+    enum { ROWS = 50 };
+    const Tensor table = table_make(be, head_dim, 1.0f), positions_row = kernel_matrix(DTYPE_I32, 1, ROWS, ROWS);
+    const Tensor positions = tensor_vector(positions_row.data, DTYPE_I32, ROWS);
+    for (int i = 0; i < ROWS; i++)
+        ((int32_t *)positions.data)[i] = i * 7 % POSITIONS;
+    const int64_t cols = heads * head_dim + 16; /* value heads stay as they are */
+    const Tensor x = kernel_random(t, ROWS, cols, cols + spare, 1, 1.0f);
+    double *before = kernel_values(&x);
+    rope_apply(be, &x, &table, &positions, heads, head_dim, false);
+    const double half = t == DTYPE_F32 ? 0x1p-23 : 0x1p-8;
+    for (int r = 0; r < ROWS; r++) {
+        const double *in = before + r * cols;
+        for (int h = 0; h < heads; h++) {
+            for (int i = 0; i < head_dim / 2; i++) {
+                const int64_t low = h * head_dim + i, high = low + head_dim / 2;
+                const double c = kernel_at(&table, r * 7 % POSITIONS, i),
+                             s = kernel_at(&table, r * 7 % POSITIONS, head_dim / 2 + i);
+                const double size = fabs(in[low]) + fabs(in[high]);
+                assert_true(fabs(kernel_at(&x, r, low) - (in[low] * c - in[high] * s)) <= 1.5 * half * size);
+                assert_true(fabs(kernel_at(&x, r, high) - (in[high] * c + in[low] * s)) <= 1.5 * half * size);
+            }
+        }
+        for (int64_t j = heads * head_dim; j < cols; j++)
+            assert_true(kernel_at(&x, r, j) == in[j]);
+    }
+    rope_apply(be, &x, &table, &positions, heads, head_dim, true); /* the rotation back */
+    double *after = kernel_values(&x);
+    assert_true(kernel_max_diff(before, after, ROWS * cols) <= (t == DTYPE_F32 ? 2e-6 : 0.05));
+    const Tensor *all[] = {&table, &positions_row, &x};
+    for (size_t i = 0; i < ARRAY_COUNT(all); i++) {
+        kernel_check_guards(all[i]);
+        kernel_free(all[i]);
+    }
+    free(before);
+    free(after);
+}
+
+static void pairs_rotate_and_rotate_back(void **state)
+{
+    (void)state;
+    Backend *be = kernel_backend(2, false);
+    for (int d = 0; d < 2; d++) {
+        check(be, d ? DTYPE_BF16 : DTYPE_F32, 12, 64, 48);
+        check(be, d ? DTYPE_BF16 : DTYPE_F32, 3, 8, 0);
+        check(be, d ? DTYPE_BF16 : DTYPE_F32, 1, 72, 1);
+    }
+    backend_close(be);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_table_holds_cosines_and_sines),
+        cmocka_unit_test(pairs_rotate_and_rotate_back),
+    };
+    return cmocka_run_group_tests_name("rope", tests, NULL, NULL);
+}
