@@ -1,4 +1,4 @@
-/* Every number in a GGUF header that once broke a loader (table A3 of the reference) is tried here. */
+/* Every kind of number in a GGUF header that once broke a loader is tried here. */
 #include "base/gguf.h"
 
 #include "base/mem.h"
@@ -275,7 +275,7 @@ static void alignment_2_31(GgufFile *f) /* a power of two without upper bound */
     gguf_start(f, 3, 0, 1);
     gguf_key_u32(f, "general.alignment", 1u << 31);
 }
-static void alignment_2_63(GgufFile *f) /* PR 24759: rounding up to it wraps to 0 */
+static void alignment_2_63(GgufFile *f) /* llama.cpp PR 24759: rounding up to it wraps to 0 */
 {
     gguf_start(f, 3, 1, 1);
     gguf_key(f, "general.alignment", G_I64);
@@ -323,7 +323,7 @@ static void negative_dimension(GgufFile *f)
 {
     one_tensor(f, UINT64_MAX, 0, 0, 0);
 }
-static void dimensions_wrap(GgufFile *f) /* issue 27203: (INT64_MAX, 2) */
+static void dimensions_wrap(GgufFile *f) /* llama.cpp issue 27203: (INT64_MAX, 2) */
 {
     one_tensor(f, INT64_MAX, 2, 0, 0);
 }

@@ -1,4 +1,4 @@
-/* The reader refuses what section B1 of the bad inputs lists, the writer's files are whole or absent. */
+/* The reader refuses every header that could mislead it; the files of the writer are whole or absent. */
 #include "base/safetensors.h"
 
 #include "base/mem.h"

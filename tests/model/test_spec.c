@@ -224,7 +224,7 @@ static void frequencies_are_those_of_transformers(void **state)
     safetensors_close(&st);
 }
 
-/* From the reference on model families, in case the generator itself was wrong. */
+/* Figures from another implementation, in case the generator itself was wrong. */
 static void frequencies_have_the_published_values(void **state)
 {
     (void)state;
