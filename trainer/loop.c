@@ -11,14 +11,14 @@
 /* Logs may fail (a full disk, a folder that went away) without stopping the run; one warning is enough. */
 static void logged(bool ok, bool *failed, const Err *fault)
 {
-    if (!ok && !*failed) log_warn("a log is incomplete from here on: %s", fault->text);
+    if (!ok && !*failed) log_warn("a log cannot be written: %s", fault->text);
     *failed = *failed || !ok;
 }
 
 static void log_update(Trainer *t, const UpdateMetrics *m)
 {
     Err fault = {0};
-    logged(metrics_update(t->metrics_path, m, &fault), &t->log_failed, &fault);
+    logged(metrics_update(&t->metrics, m, &fault), &t->log_failed, &fault);
     const bool ok = tensorboard_scalar(&t->board, "train/loss", m->step, m->loss, &fault) &&
                     tensorboard_scalar(&t->board, "train/learning_rate", m->step, m->learning_rate, &fault) &&
                     tensorboard_scalar(&t->board, "train/grad_norm", m->step, m->report.grad_norm, &fault) &&
@@ -31,7 +31,7 @@ static void log_update(Trainer *t, const UpdateMetrics *m)
 static void log_evaluation(Trainer *t, const EvalMetrics *m)
 {
     Err fault = {0};
-    logged(metrics_eval(t->metrics_path, m, &fault), &t->log_failed, &fault);
+    logged(metrics_eval(&t->metrics, m, &fault), &t->log_failed, &fault);
     logged(tensorboard_scalar(&t->board, "eval/loss", m->step, m->loss, &fault), &t->board_failed, &fault);
     console_evaluation(t, m);
 }

@@ -46,7 +46,15 @@ static void put_count(Line *l, const char *key, int64_t value)
     put(l, ", \"%s\": %" PRId64, key, value);
 }
 
-static bool append(Line *l, const char *path, Err *err)
+bool metrics_flush(MetricsLog *log, Err *err)
+{
+    if (log->used == 0) return true;
+    if (!file_append(log->path, log->pending, log->used, err)) return false;
+    log->used = 0;
+    return true;
+}
+
+static bool append(Line *l, MetricsLog *log, Err *err)
 {
     const time_t now = time(NULL);
     struct tm utc;
@@ -54,10 +62,16 @@ static bool append(Line *l, const char *path, Err *err)
     gmtime_r(&now, &utc);
     strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
     put(l, ", \"time\": \"%s\"}\n", text);
-    return file_append(path, l->text, l->length, err);
+    if (l->length > METRICS_PENDING_MAX - log->used) {
+        return FAIL(err, ERR_DISK, "%s cannot be written and too many lines are waiting; newer ones are lost",
+                    log->path);
+    }
+    memcpy(log->pending + log->used, l->text, l->length);
+    log->used += l->length;
+    return metrics_flush(log, err);
 }
 
-bool metrics_update(const char *path, const UpdateMetrics *m, Err *err)
+bool metrics_update(MetricsLog *log, const UpdateMetrics *m, Err *err)
 {
     const AdamwReport *r = &m->report;
     Line l = {.length = 0};
@@ -78,10 +92,10 @@ bool metrics_update(const char *path, const UpdateMetrics *m, Err *err)
     put_count(&l, "variance_floored", r->variance_floored);
     put_count(&l, "variance_capped", r->variance_capped);
     put_count(&l, "rms_clipped", r->rms_clipped);
-    return append(&l, path, err);
+    return append(&l, log, err);
 }
 
-bool metrics_eval(const char *path, const EvalMetrics *m, Err *err)
+bool metrics_eval(MetricsLog *log, const EvalMetrics *m, Err *err)
 {
     Line l = {.length = 0};
     put(&l, "{\"step\": %" PRId64, m->step);
@@ -89,7 +103,7 @@ bool metrics_eval(const char *path, const EvalMetrics *m, Err *err)
     put_real(&l, "perplexity", exp(m->loss));
     put_count(&l, "tokens", m->tokens);
     put_real(&l, "seconds", m->seconds);
-    return append(&l, path, err);
+    return append(&l, log, err);
 }
 
 /* The step of a line, -1 when it is not one of ours. */
@@ -120,4 +134,25 @@ bool metrics_cut(const char *path, int64_t step, Err *err)
     const bool cut = keep < map.length;
     file_unmap(&map);
     return !cut || file_truncate(path, keep, err);
+}
+
+bool metrics_open(MetricsLog *out, const char *path, int64_t step, Err *err)
+{
+    MetricsLog log = {0};
+    if (!metrics_cut(path, step, err)) return false;
+    log.path = mem_copy_text(path, err);
+    log.pending = mem_alloc(METRICS_PENDING_MAX, 1, err);
+    if (!log.path || !log.pending) {
+        metrics_close(&log);
+        return false;
+    }
+    *out = log;
+    return true;
+}
+
+void metrics_close(MetricsLog *log)
+{
+    mem_free(log->path);
+    mem_free(log->pending);
+    *log = (MetricsLog){0};
 }

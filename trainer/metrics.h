@@ -6,7 +6,8 @@
  * applied (false: withheld, weights unchanged), and how often each clamp acted: norm_clipped, percentile_clipped (0 or
  * 1), value_clipped, variance_floored, variance_capped (elements), rms_clipped (tensors). Evaluation: step, eval_loss,
  * perplexity, tokens, seconds, time. Numbers have full precision; what is not finite is null. Lines are
- * appended and never rewritten; a resume cuts the file back to the checkpoint's step, so nothing stands twice.
+ * appended and never rewritten; a resume cuts the file back to the checkpoint's step, so nothing stands twice. A line
+ * that could not be written (a full disk) waits in memory and goes first the next time.
  */
 #pragma once
 
@@ -28,11 +29,22 @@ typedef struct EvalMetrics {
     double seconds;
 } EvalMetrics;
 
-enum { METRICS_LINE_MAX = 1536 };
+enum { METRICS_LINE_MAX = 1536, METRICS_PENDING_MAX = 256 << 10 };
 
-/* Neither allocates; both append one line. */
-bool metrics_update(const char *path, const UpdateMetrics *m, Err *err) MUST_USE;
-bool metrics_eval(const char *path, const EvalMetrics *m, Err *err) MUST_USE;
+typedef struct MetricsLog {
+    char *path;    /* owned */
+    char *pending; /* (METRICS_PENDING_MAX) lines not written yet; owned */
+    size_t used;
+} MetricsLog;
+
+/* Cuts the file behind `step` (metrics_cut) and makes room for waiting lines. */
+bool metrics_open(MetricsLog *out, const char *path, int64_t step, Err *err) MUST_USE;
+void metrics_close(MetricsLog *log); /* accepts a zeroed struct */
+
+/* Append one line each; nothing is allocated but the file's name. False: it waits, or there is no more room. */
+bool metrics_update(MetricsLog *log, const UpdateMetrics *m, Err *err) MUST_USE;
+bool metrics_eval(MetricsLog *log, const EvalMetrics *m, Err *err) MUST_USE;
+bool metrics_flush(MetricsLog *log, Err *err) MUST_USE; /* what waits */
 
 /* Cuts the file behind the last whole line of a step <= `step`; a file that is not there is fine. */
 bool metrics_cut(const char *path, int64_t step, Err *err) MUST_USE;

@@ -90,7 +90,8 @@ static bool open_logs(Trainer *t, Err *err)
 {
     const char *output = t->session.settings.output_dir;
     const int64_t step = t->state.step > 0 ? t->state.step : -1; /* a new run starts with empty logs */
-    if (!metrics_cut(t->metrics_path, step, err) || !metrics_cut(t->samples_path, step, err)) return false;
+    if (!metrics_open(&t->metrics, t->metrics_path, step, err) || !metrics_cut(t->samples_path, step, err))
+        return false;
     if (t->session.settings.tensorboard && !tensorboard_open(&t->board, t->board_path, t->state.step, err)) {
         return false;
     }
@@ -135,7 +136,8 @@ static bool give_up(Trainer *t, Err *err)
 
 static bool finish(Trainer *t, Err *err)
 {
-    Err unsaved = {0};
+    Err unsaved = {0}, waiting = {0};
+    if (!metrics_flush(&t->metrics, &waiting)) log_warn("metrics.jsonl is incomplete: %s", waiting.text);
     const bool saved = save_the_end(t, &unsaved);
     if (!export_the_end(t, err)) return false;
     if (!saved) {
@@ -195,6 +197,7 @@ static void trainer_close(Trainer *t)
     prompts_free(&t->prompts);
     batch_cursor_free(t->cursor);
     batch_cursor_free(t->eval_cursor);
+    metrics_close(&t->metrics);
     tensorboard_close(&t->board);
     session_close(&t->session);
     mem_free(t->metrics_path);

@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "data/tokenizer_export.h"
 
 static const char *const files[] = {
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
@@ -11,8 +12,8 @@ static const char *const files[] = {
 
 bool tokenizer_files_write(const char *folder, const char *from, const Tokenizer *t, Err *err)
 {
-    (void)t;
-    if (!file_is_folder(from)) return true;
+    (void)t; /* the files are copied or made from the source, not from what was parsed */
+    if (!file_is_folder(from)) return tokenizer_export_gguf(folder, from, err);
     bool ok = true;
     for (size_t i = 0; ok && i < ARRAY_COUNT(files); i++) {
         char *source = path_join(from, files[i], err), *target = path_join(folder, files[i], err);

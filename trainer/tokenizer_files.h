@@ -6,5 +6,5 @@
 #include "data/tokenizer.h"
 
 /* From a Hugging Face folder its files as they are; from a GGUF file tokenizer.json and tokenizer_config.json made from
- * its metadata. Files are synced. */
+ * its metadata. Files are synced. `t` may be null. */
 bool tokenizer_files_write(const char *folder, const char *from, const Tokenizer *t, Err *err) MUST_USE;

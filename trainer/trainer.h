@@ -25,6 +25,7 @@ typedef struct Trainer {
     BatchCursor *eval_cursor; /* validation rows; null: none */
     Prompts prompts;
     Generator *generator; /* null: no samples */
+    MetricsLog metrics;
     Tensorboard board;
     char *metrics_path, *samples_path, *page_path, *board_path;
     Text run_yaml; /* the resolved configuration, for every checkpoint */

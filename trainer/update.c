@@ -74,15 +74,21 @@ static AdamwReport withheld_report(const Trainer *t)
     };
 }
 
+/* A NaN prints without its sign, which means nothing. */
+static double shown(double value)
+{
+    return isnan(value) ? (double)NAN : value;
+}
+
 static void tell_withheld(Trainer *t, int64_t rows, const UpdateMetrics *m)
 {
-    const int64_t first = t->state.rows - rows;
+    const int64_t epoch = t->plan.rows, first = t->state.rows - rows, last = t->state.rows - 1;
     const int bad = m->report.first_bad_param;
     snprintf(t->trouble, sizeof t->trouble,
-             "update %" PRId64 " was withheld: loss %g, gradient norm %g, rows %" PRId64 " to %" PRId64
-             " of epoch %" PRId64 "%s%s",
-             m->step, m->loss, m->report.grad_norm, first % t->plan.rows + 1, first % t->plan.rows + rows,
-             first / t->plan.rows + 1, bad >= 0 ? ", first bad tensor " : "",
+             "update %" PRId64 " was withheld: loss %g, gradient norm %g, from row %" PRId64 " of epoch %" PRId64
+             " to row %" PRId64 " of epoch %" PRId64 "%s%s",
+             m->step, shown(m->loss), shown(m->report.grad_norm), first % epoch + 1, first / epoch + 1,
+             last % epoch + 1, last / epoch + 1, bad >= 0 ? ", first bad tensor " : "",
              bad >= 0 ? model_lora(t->session.model)->table.items[bad].name : "");
     log_warn("%s", t->trouble);
 }

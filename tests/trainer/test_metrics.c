@@ -4,6 +4,7 @@
 #include "tests/support/tiny.h"
 #include "trainer/metrics.h"
 
+#include <errno.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,6 +15,7 @@
 
 typedef struct Place {
     char *folder, *path;
+    MetricsLog log;
 } Place;
 
 static int setup(void **state)
@@ -23,7 +25,7 @@ static int setup(void **state)
     place.folder = tiny_temp_folder();
     place.path = path_join(place.folder, "metrics.jsonl", &err);
     *state = &place;
-    return place.path ? 0 : -1;
+    return place.path && metrics_open(&place.log, place.path, -1, &err) ? 0 : -1;
 }
 
 static int teardown(void **state)
@@ -31,6 +33,7 @@ static int teardown(void **state)
     Place *p = *state;
     Err err = {0};
     const bool ok = file_remove_tree(p->folder, &err);
+    metrics_close(&p->log);
     mem_free(p->folder);
     mem_free(p->path);
     return ok ? 0 : -1;
@@ -71,10 +74,10 @@ static json_t *line_of(const char *path, int index)
 
 static void numbers_come_back_to_the_bit(void **state)
 {
-    const Place *p = *state;
+    Place *p = *state;
     Err err = {0};
     const UpdateMetrics m = update(3);
-    assert_true(metrics_update(p->path, &m, &err));
+    assert_true(metrics_update(&p->log, &m, &err));
     json_t *o = line_of(p->path, 0);
     assert_non_null(o);
     assert_int_equal(json_integer_value(json_object_get(o, "step")), 3);
@@ -92,13 +95,13 @@ static void numbers_come_back_to_the_bit(void **state)
 
 static void what_is_not_finite_is_null_and_the_line_stays_json(void **state)
 {
-    const Place *p = *state;
+    Place *p = *state;
     Err err = {0};
     UpdateMetrics m = update(1);
     m.loss = NAN;
     m.report.grad_norm = INFINITY;
     m.report.applied = false;
-    assert_true(metrics_update(p->path, &m, &err));
+    assert_true(metrics_update(&p->log, &m, &err));
     json_t *o = line_of(p->path, 0);
     assert_true(json_is_null(json_object_get(o, "loss")));
     assert_true(json_is_null(json_object_get(o, "grad_norm")));
@@ -108,10 +111,10 @@ static void what_is_not_finite_is_null_and_the_line_stays_json(void **state)
 
 static void an_evaluation_has_loss_and_perplexity(void **state)
 {
-    const Place *p = *state;
+    Place *p = *state;
     Err err = {0};
     const EvalMetrics m = {.step = 4, .loss = 1.5, .tokens = 10, .seconds = 1};
-    assert_true(metrics_eval(p->path, &m, &err));
+    assert_true(metrics_eval(&p->log, &m, &err));
     json_t *o = line_of(p->path, 0);
     assert_true(json_real_value(json_object_get(o, "eval_loss")) == 1.5);
     assert_true(json_real_value(json_object_get(o, "perplexity")) == exp(1.5));
@@ -120,14 +123,14 @@ static void an_evaluation_has_loss_and_perplexity(void **state)
 
 static void cutting_keeps_every_step_up_to_the_checkpoint_once(void **state)
 {
-    const Place *p = *state;
+    Place *p = *state;
     Err err = {0};
     assert_true(metrics_cut(p->path, 3, &err)); /* nothing there yet */
     for (int64_t step = 1; step <= 5; step++) {
         const UpdateMetrics m = update(step);
         const EvalMetrics e = {.step = step, .loss = 1};
-        assert_true(metrics_update(p->path, &m, &err));
-        if (step % 2 == 0) assert_true(metrics_eval(p->path, &e, &err));
+        assert_true(metrics_update(&p->log, &m, &err));
+        if (step % 2 == 0) assert_true(metrics_eval(&p->log, &e, &err));
     }
     assert_true(file_append(p->path, "{\"step\": 6, \"lo", 14, &err)); /* the process died here */
     assert_true(metrics_cut(p->path, 4, &err));
@@ -140,14 +143,35 @@ static void cutting_keeps_every_step_up_to_the_checkpoint_once(void **state)
     assert_null(line_of(p->path, 0));
 }
 
+static void a_line_that_could_not_be_written_goes_first_the_next_time(void **state)
+{
+    Place *p = *state;
+    Err err = {0};
+    for (int64_t step = 1; step <= 4; step++) {
+        const UpdateMetrics m = update(step);
+        Err fault = {0};
+        if (step == 2) file_fail_at("any", 2, EIO, true);
+        const bool written = metrics_update(&p->log, &m, &fault);
+        if (step == 3) file_fail_at(NULL, 0, 0, false);
+        assert_int_equal(written, step == 1 || step == 4);
+    }
+    for (int i = 0; i < 4; i++) {
+        json_t *o = line_of(p->path, i);
+        assert_int_equal(json_integer_value(json_object_get(o, "step")), i + 1);
+        json_decref(o);
+    }
+    assert_null(line_of(p->path, 4));
+    assert_true(metrics_flush(&p->log, &err));
+}
+
 static void writing_a_line_allocates_no_buffers(void **state)
 {
-    const Place *p = *state;
+    Place *p = *state;
     Err err = {0};
     const UpdateMetrics m = update(1);
-    assert_true(metrics_update(p->path, &m, &err));
+    assert_true(metrics_update(&p->log, &m, &err));
     const uint64_t before = mem_alloc_count();
-    assert_true(metrics_update(p->path, &m, &err));
+    assert_true(metrics_update(&p->log, &m, &err));
     assert_true(mem_alloc_count() - before <= 1); /* the file's name, for messages */
 }
 
@@ -158,6 +182,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_is_not_finite_is_null_and_the_line_stays_json, setup, teardown),
         cmocka_unit_test_setup_teardown(an_evaluation_has_loss_and_perplexity, setup, teardown),
         cmocka_unit_test_setup_teardown(cutting_keeps_every_step_up_to_the_checkpoint_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_line_that_could_not_be_written_goes_first_the_next_time, setup, teardown),
         cmocka_unit_test_setup_teardown(writing_a_line_allocates_no_buffers, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
