@@ -16,6 +16,7 @@ typedef struct MatmulOps {
 static void product_cpu(Backend *be, const Product *p)
 {
     if (!be->reference) {
+        if (matmul_rows(p)) return;
         if (matmul_tiles(matmul_space(be->matmul), p, be->threads)) return;
         if (matmul_library(be->matmul, p, 0)) return;
     }

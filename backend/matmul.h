@@ -2,10 +2,12 @@
  * matmul.h - dense matrix products.
  *
  * out (M, N) = alpha * op(a) (M, K) x op(b) (K, N) [+ out]. Sums are f32 whatever the inputs. a and b share one dtype
- * (f32 or bf16); out is f32 or that dtype. All three may be strided matrices. On the CPU the product is oneDNN's
- * (Debian libdnnl), or plain loops of ours (BackendOptions.reference).
- * Deterministic: the same shapes, strides, dtypes and thread count give the same bits; rows of `out` do not depend on
- * how many other rows there are.
+ * (f32 or bf16); out is f32 or that dtype. All three may be strided matrices. On the CPU one or two rows are dot
+ * products, bf16 runs on AMX tiles where there are any, everything else is oneDNN's (Debian libdnnl); with
+ * BackendOptions.reference all of it is plain loops of ours.
+ * Deterministic: the same shapes, strides, dtypes and thread count give the same bits. From three rows on a row of
+ * `out` does not depend on how many others there are, nor on the threads (oneDNN: as measured with AVX-512; on other
+ * processors within rounding).
  */
 #pragma once
 

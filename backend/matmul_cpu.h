@@ -32,5 +32,8 @@ MatmulSpace *matmul_space(MatmulState *state);
 /* Tile kernels (backend/tiles.h) on all threads; false where they are no gain or do not fit. */
 bool matmul_tiles(MatmulSpace *space, const Product *p, int threads);
 
+/* A few rows times a weight as it lies; false for other products. */
+bool matmul_rows(const Product *p);
+
 /* Our own loops, all threads or the calling one. Rows do not depend on one another. */
 void matmul_plain(const Product *p, bool parallel);

@@ -16,6 +16,10 @@
     !defined(SIMD_PLAIN)
 #    define SIMD_AVX512 1
 #    include <immintrin.h>
+#    ifndef __OPTIMIZE__ /* intrinsics with an immediate are then macros, whose conversions are charged to us */
+#        pragma GCC diagnostic ignored "-Wconversion"
+#        pragma GCC diagnostic ignored "-Wsign-conversion"
+#    endif
 #else
 #    define SIMD_AVX512 0
 #    if !defined(__clang__)
