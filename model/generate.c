@@ -42,6 +42,9 @@ void cache_decode(Model *m, const Layer *l, const Pass *p, const Tensor *out, co
     attention_decode(m->be, &p->attention, out, &q, &keys, &values, capacity, p->lengths, &m->work.attend);
 }
 
+/* Up to here it is cheaper to multiply 4-bit weights as they lie, four rows at a time, than to decode them first. */
+enum { THIN_SEQUENCES = 12 };
+
 /* One token for each of `count` sequences from `sequence` on. */
 static Tensor decode(Model *m, int sequence, const int32_t *ids, int count)
 {
@@ -56,6 +59,7 @@ static Tensor decode(Model *m, int sequence, const int32_t *ids, int count)
     pass_make(m, &p, PASS_DECODE, count);
     p.sequence = sequence;
     p.lengths = lengths;
+    p.linear.thin = count <= THIN_SEQUENCES;
     pass_embed(m, &p, ids, positions, 0, 0);
     return pass_layers(m, &p, m->spec.layers);
 }

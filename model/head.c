@@ -5,6 +5,7 @@
 #include "model/cross_entropy.h"
 #include "model/rmsnorm.h"
 #include "model/rows.h"
+#include "model/thin.h"
 
 /* Logits and their gradient, when the caller does not choose the rows. Fewer rows mean more passes over the table. */
 enum { LOGITS_BYTES = 48 << 20 };
@@ -43,6 +44,11 @@ static Tensor project(const Model *m, const Tensor *x)
     const Tensor xn = tensor_slice_rows(&h->xn, 0, tensor_rows(x));
     const Tensor logits = tensor_slice_rows(&h->logits, 0, tensor_rows(x));
     rmsnorm_forward(m->be, &xn, x, &h->norm, m->spec.norm_eps);
+    if (tensor_rows(x) <= THIN_ROWS) {
+        const Thin t = {.count = 1, .parts = {{.rows = m->spec.vocab, .plain = h->table}}};
+        thin_forward(m->be, &t, &logits, &xn, &m->linear.thin);
+        return logits;
+    }
     matmul(m->be, &(Matmul){.out = &logits, .a = &xn, .b = &h->table, .transpose_b = true});
     return logits;
 }

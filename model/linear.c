@@ -3,6 +3,7 @@
 #include "backend/elementwise.h"
 #include "backend/matmul.h"
 #include "model/rows.h"
+#include "model/thin.h"
 
 /* bf16 products run on pairs of 16 columns, f32 ones on 16. */
 static int64_t side_multiple(DType dtype)
@@ -174,9 +175,43 @@ static void side_of_gradient(const LinearWork *w, const Linear *l, const Tensor 
 
 /* ---- forward ---- */
 
+int64_t linear_thin_scratch(const Linear *l)
+{
+    return thin_scratch(l->cols, l->side);
+}
+
+static ThinPart thin_part(const LinearWork *w, const LinearPart *part)
+{
+    ThinPart thin = {.rows = part->rows, .quant = part->quantized ? &part->quant : NULL, .plain = part->plain};
+    if (!part->adapter) return thin;
+    thin.rank = part->adapter->r;
+    thin.scale = part->adapter->scale;
+    thin.a = lora_param(&w->params, &w->lora->table.items[part->adapter->a]);
+    thin.b = lora_param(&w->params, &w->lora->table.items[part->adapter->b]);
+    return thin;
+}
+
+/* A few rows at a time; they are read once more for each four of them. */
+static void forward_thin(const LinearWork *w, const Linear *l, const Tensor *y, const Tensor *x)
+{
+    Thin t = {.count = l->count, .bias = l->has_bias ? &l->bias : NULL};
+    for (int i = 0; i < l->count; i++)
+        t.parts[i] = thin_part(w, &l->parts[i]);
+    for (int64_t first = 0; first < tensor_rows(x); first += THIN_ROWS) {
+        const int64_t left = tensor_rows(x) - first, n = left < THIN_ROWS ? left : THIN_ROWS;
+        const Tensor rows = tensor_slice_rows(x, first, n), input = tensor_slice_cols(&rows, 0, l->cols);
+        const Tensor out = tensor_slice_rows(y, first, n);
+        thin_forward(w->be, &t, &out, &input, &w->thin);
+    }
+}
+
 void linear_forward(const LinearWork *w, Linear *l, const LinearPass *p, const Tensor *y, const Tensor *x)
 {
     CHECK(tensor_cols(x) == l->cols + l->side && tensor_cols(y) == l->rows);
+    if (p->thin) {
+        forward_thin(w, l, y, x);
+        return;
+    }
     const Tensor buffer = buffer_fill(w, l);
     const Tensor weights = tensor_slice_rows(&buffer, 0, l->rows);
     if (l->side > 0) side_of_input(w, l, p, x, &buffer);

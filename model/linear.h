@@ -59,18 +59,23 @@ typedef struct LinearWork {
     Tensor weights; /* flat: the largest group */
     Tensor masked;  /* (N, largest K): a masked copy of x, or of a gradient; only with dropout */
     Tensor partial; /* f32 scratch of matmul_gradient */
+    Tensor thin;    /* f32 scratch of thin_forward */
 } LinearWork;
 
 /* What tells apart the masks of one micro-batch. */
 typedef struct LinearPass {
     float dropout; /* 0: off */
     RngKey key;    /* stream: first one of this micro-batch, one a module */
+    bool thin;     /* a few rows of generation: weights are not decoded, side columns of x stay as they are */
 } LinearPass;
 
 /* Fills first_row, first_side, rows and side from the parts. */
 void linear_init(Linear *l, int64_t cols, DType dtype);
 void linear_place(Linear *l, Arena *weights, DType dtype);
 int64_t linear_buffer(const Linear *l); /* elements of the buffer */
+
+/* Elements of thin_forward's scratch. */
+int64_t linear_thin_scratch(const Linear *l);
 
 /* Elements of matmul_gradient's scratch that backward needs for n tokens. */
 int64_t linear_gradient_scratch(const Linear *l, int64_t n);
