@@ -88,12 +88,12 @@ def save_quantized(model, folder):
             os.remove(os.path.join(folder, name))
 
 
-def add_adapter(model, lora, seed):
+def add_adapter(model, lora, seed, size=0.5):
     model = peft.get_peft_model(model, peft.LoraConfig(lora_dropout=0.0, task_type="CAUSAL_LM", **lora))
     g = torch.Generator().manual_seed(seed)
     for name, p in sorted(model.named_parameters()):
         if p.requires_grad:  # B too, so that A has a gradient
-            p.data = torch.randn(p.shape, generator=g) * (0.5 / p.shape[1] ** 0.5)
+            p.data = torch.randn(p.shape, generator=g) * (size / p.shape[1] ** 0.5)
     return model
 
 
@@ -162,7 +162,7 @@ def main():
         os.makedirs(a.out, exist_ok=True)
         model = load(a.real, True)
         save_quantized(model, os.path.join(a.out, "base"))
-        model = add_adapter(model, dict(r=16, lora_alpha=32, target_modules=ALL), 8)
+        model = add_adapter(model, dict(r=16, lora_alpha=32, target_modules=ALL), 8, 0.1)
         run(model, samples(model.config.vocab_size, [100, 33], 9), a.out, 40)
         return
     for seed, (name, (config, lora, double_quant, dtype, lengths)) in enumerate(TINY.items()):

@@ -72,7 +72,7 @@ static void gradients_go_through_the_dropout_masks(void **state)
 {
     (void)state;
     check("golden/data/model/bias", 0.25, 0, 100);
-    check("golden/data/model/tied", 0.25, 0, 1);
+    check("golden/data/model/plain", 0.25, 0, 1);
 }
 
 int main(void)
