@@ -233,6 +233,14 @@ SIMD_INLINE Lanes lanes_round_bf16(Lanes v)
     return lanes_load_f32(x);
 }
 
+SIMD_INLINE void lanes_narrow(uint16_t out[LANES], Lanes v)
+{
+    float x[LANES];
+    lanes_store_f32(x, v);
+    for (int i = 0; i < LANES; i++)
+        out[i] = bf16_from_f32(x[i]);
+}
+
 SIMD_INLINE void lanes_store(void *p, DType dtype, int64_t count, Lanes v)
 {
     float x[LANES];
@@ -242,8 +250,7 @@ SIMD_INLINE void lanes_store(void *p, DType dtype, int64_t count, Lanes v)
         memcpy(p, x, (size_t)n * sizeof(float));
     } else {
         uint16_t narrow[LANES];
-        for (int i = 0; i < LANES; i++)
-            narrow[i] = bf16_from_f32(x[i]);
+        lanes_narrow(narrow, v);
         memcpy(p, narrow, (size_t)n * sizeof(uint16_t));
     }
 }
@@ -293,8 +300,8 @@ SIMD_INLINE Lanes lanes_where_less(Lanes x, Lanes y, Lanes a, Lanes b)
 SIMD_INLINE void lanes_store_two_bf16(void *row_a, void *row_b, void *pairs, Lanes a, Lanes b)
 {
     uint16_t low[LANES], high[LANES], both[2 * LANES];
-    lanes_store(low, DTYPE_BF16, LANES, a);
-    lanes_store(high, DTYPE_BF16, LANES, b);
+    lanes_narrow(low, a);
+    lanes_narrow(high, b);
     for (int i = 0; i < LANES; i++) {
         both[2 * i] = low[i];
         both[2 * i + 1] = high[i];
@@ -306,8 +313,8 @@ SIMD_INLINE void lanes_store_two_bf16(void *row_a, void *row_b, void *pairs, Lan
 
 SIMD_INLINE void lanes_store_wide_bf16(void *p, Lanes low, Lanes high)
 {
-    lanes_store(p, DTYPE_BF16, LANES, low);
-    lanes_store((uint16_t *)p + LANES, DTYPE_BF16, LANES, high);
+    lanes_narrow(p, low);
+    lanes_narrow((uint16_t *)p + LANES, high);
 }
 
 #endif
