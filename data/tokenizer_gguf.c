@@ -1,7 +1,6 @@
 #include "data/tokenizer_internal.h"
 
 #include "base/check.h"
-#include "base/gguf.h"
 #include "base/mem.h"
 
 #include <string.h>
@@ -89,8 +88,8 @@ static json_t *pretokenizer_json(const PreKind *pre)
         json_array_append_new(list, json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex",
                                               pre->splits[i], "behavior", "Isolated", "invert", 0));
     }
-    json_array_append_new(list,
-                          json_pack("{s:s, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "use_regex", 0));
+    json_array_append_new(list, json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0,
+                                          "trim_offsets", 1, "use_regex", 0));
     return json_pack("{s:s, s:o}", "type", "Sequence", "pretokenizers", list);
 }
 
@@ -108,10 +107,15 @@ static bool out_of_memory(Err *err)
     return FAIL(err, ERR_MEMORY, "out of host memory while reading the tokenizer");
 }
 
+static json_t *byte_level_normalizer(const PreKind *pre)
+{
+    return pre->nfc ? json_pack("{s:s}", "type", "NFC") : NULL;
+}
+
 static bool set_byte_level(Tokenizer *t, const PreKind *pre, Err *err)
 {
     json_t *splits = pretokenizer_json(pre);
-    json_t *nfc = pre->nfc ? json_pack("{s:s}", "type", "NFC") : NULL;
+    json_t *nfc = byte_level_normalizer(pre);
     if (!splits || (pre->nfc && !nfc)) {
         json_decref(splits);
         json_decref(nfc);
@@ -120,21 +124,20 @@ static bool set_byte_level(Tokenizer *t, const PreKind *pre, Err *err)
     return set_json(t, nfc, splits, err) && decoder_create_byte_level(&t->decoder, err);
 }
 
-/* U+2581 in front of every piece (when asked for) and in place of every space, no pre-tokenizer. */
-static bool set_sentencepiece(Tokenizer *t, bool space_first, Err *err)
+/* U+2581 in front of every piece (when asked for) and in place of every space; null: out of memory. */
+static json_t *sentencepiece_normalizer(bool space_first)
 {
     static const char mark[] = "\xE2\x96\x81";
     json_t *spaces = json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "String", " ", "content", mark);
+    if (!space_first) return spaces;
     json_t *first = json_pack("{s:s, s:s}", "type", "Prepend", "prepend", mark);
-    if (!spaces || !first) {
-        json_decref(spaces);
-        json_decref(first);
-        return out_of_memory(err);
-    }
-    json_t *both = space_first ? json_pack("{s:s, s:[O, O]}", "type", "Sequence", "normalizers", first, spaces) : NULL;
-    json_t *normalizer = space_first ? both : json_incref(spaces);
-    json_decref(spaces);
-    json_decref(first);
+    return json_pack("{s:s, s:[o, o]}", "type", "Sequence", "normalizers", first, spaces);
+}
+
+/* There is no pre-tokenizer. */
+static bool set_sentencepiece(Tokenizer *t, bool space_first, Err *err)
+{
+    json_t *normalizer = sentencepiece_normalizer(space_first);
     if (!normalizer) return out_of_memory(err);
     return set_json(t, normalizer, NULL, err) && decoder_create_sentencepiece(&t->decoder, space_first, err);
 }
@@ -310,18 +313,62 @@ static bool load_sentencepiece(Tokenizer *t, const Gguf *g, Hash *h, Err *err)
     return done;
 }
 
-static bool load_kind(Tokenizer *t, const Gguf *g, Hash *h, Err *err)
+/* Whether the tokenizer is of SentencePiece's kind; the other one is byte-level. */
+static bool read_kind(bool *sentencepiece, const Gguf *g, Err *err)
 {
     const char *model = "";
     size_t length = 0;
     if (!gguf_text(g, "tokenizer.ggml.model", &model, &length)) {
         return FAIL(err, ERR_MODEL, "the file has no tokenizer (tokenizer.ggml.model)");
     }
-    if (length == 4 && memcmp(model, "gpt2", 4) == 0) return load_byte_level(t, g, h, err);
-    if (length == 5 && memcmp(model, "llama", 5) == 0) return load_sentencepiece(t, g, h, err);
+    *sentencepiece = length == 5 && memcmp(model, "llama", 5) == 0;
+    if (*sentencepiece || (length == 4 && memcmp(model, "gpt2", 4) == 0)) return true;
     char shown[80];
     return FAIL(err, ERR_MODEL, "the tokenizer model \"%s\" is not supported; \"gpt2\" and \"llama\" are",
                 text_printable(shown, sizeof shown, model, length));
+}
+
+static bool load_kind(Tokenizer *t, const Gguf *g, Hash *h, Err *err)
+{
+    bool sentencepiece = false;
+    if (!read_kind(&sentencepiece, g, err)) return false;
+    return sentencepiece ? load_sentencepiece(t, g, h, err) : load_byte_level(t, g, h, err);
+}
+
+static bool byte_level_parts(TokenizerParts *out, const Gguf *g, Err *err)
+{
+    const PreKind *pre = NULL;
+    if (!find_pre(&pre, g, err)) return false;
+    out->normalizer = pre->nfc ? byte_level_normalizer(pre) : json_null();
+    out->pretokenizer = pretokenizer_json(pre);
+    out->decoder = json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 1, "trim_offsets", 1,
+                             "use_regex", 1);
+    return true;
+}
+
+static bool sentencepiece_parts(TokenizerParts *out, const Gguf *g)
+{
+    bool space_first = true;
+    (void)gguf_bool(g, "tokenizer.ggml.add_space_prefix", &space_first);
+    out->sentencepiece = true;
+    out->normalizer = sentencepiece_normalizer(space_first);
+    out->pretokenizer = json_null();
+    out->decoder = json_pack("{s:s, s:[{s:s, s:{s:s}, s:s}, {s:s}, {s:s}]}", "type", "Sequence", "decoders", "type",
+                             "Replace", "pattern", "String", "\xE2\x96\x81", "content", " ", "type", "ByteFallback",
+                             "type", "Fuse");
+    if (space_first) {
+        json_array_append_new(json_object_get(out->decoder, "decoders"),
+                              json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content", " ", "start", 1, "stop", 0));
+    }
+    return true;
+}
+
+bool tokenizer_gguf_parts(TokenizerParts *out, const Gguf *g, Err *err)
+{
+    bool sentencepiece = false;
+    if (!read_kind(&sentencepiece, g, err)) return false;
+    if (!(sentencepiece ? sentencepiece_parts(out, g) : byte_level_parts(out, g, err))) return false;
+    return (out->normalizer && out->pretokenizer && out->decoder) || out_of_memory(err);
 }
 
 bool tokenizer_load_gguf(Tokenizer *t, const char *path, Err *err)

@@ -3,6 +3,7 @@
  */
 #pragma once
 
+#include "base/gguf.h"
 #include "base/hash.h"
 #include "base/json.h"
 #include "data/added_tokens.h"
@@ -36,6 +37,14 @@ bool tokenizer_load_json(Tokenizer *t, const char *path, Err *err) MUST_USE;
 bool tokenizer_load_gguf(Tokenizer *t, const char *path, Err *err) MUST_USE;
 /* What the other files of a model folder add: names of special tokens, chat template, stop tokens. */
 bool tokenizer_load_folder(Tokenizer *t, const char *folder, Err *err) MUST_USE;
+
+/* What a tokenizer.json for the tokenizer of a GGUF file says about these parts; the caller decrefs them, also when it
+ * failed. */
+typedef struct TokenizerParts {
+    bool sentencepiece; /* unknown characters become bytes */
+    json_t *normalizer, *pretokenizer, *decoder; /* JSON null: none */
+} TokenizerParts;
+bool tokenizer_gguf_parts(TokenizerParts *out, const Gguf *g, Err *err) MUST_USE;
 
 /* Adds a token with the id that Hugging Face would give it: that of its text, or the next free one. Takes the token
  * over on success. Empty contents and exact repeats are ignored. */
