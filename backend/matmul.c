@@ -3,6 +3,7 @@
 #include "backend/cpu.h"
 #include "backend/elementwise.h"
 #include "backend/matmul_cpu.h"
+#include "base/mem.h"
 
 #include <omp.h>
 
@@ -13,12 +14,60 @@ typedef struct MatmulOps {
 
 /* --- CPU --- */
 
+bool matmul_space_reserve(MatmulSpace *space, size_t bytes)
+{
+    if (bytes <= space->bytes) return true;
+    Err ignored = {0};
+    void *block = mem_alloc(1, bytes, &ignored);
+    if (!block) return false;
+    mem_free(space->block);
+    space->block = block;
+    space->bytes = bytes;
+    return true;
+}
+
+static void narrow_rows(const Product *p, const float *sums, int64_t first, int64_t rows)
+{
+#pragma omp parallel for schedule(static) if (rows * p->n > CPU_PARALLEL_MIN)
+    for (int64_t i = 0; i < rows; i++) {
+        char *out = cpu_at(p->out, p->to, (first + i) * p->out_stride);
+        const float *from = sums + i * p->n;
+        for (int64_t j = 0; j < p->n; j += LANES)
+            lanes_store(cpu_at(out, p->to, j), p->to, p->n - j, lanes_load(from + j, DTYPE_F32, p->n - j));
+    }
+}
+
+/*
+ * With a free number of rows the library takes memory for the f32 sums of a bf16 result in each call. We give it f32
+ * room for some rows at a time and round ourselves: nothing is allocated, and the sums stay in the cache.
+ */
+static bool library_product(Backend *be, const Product *p)
+{
+    enum { ROWS_MOST = 256, SUMS_MOST = 2 << 20 };
+    if (p->to == DTYPE_F32) return matmul_library(be->matmul, p, 0);
+    const int64_t fit = SUMS_MOST / p->n, at_least = fit < 16 ? 16 : fit,
+                  tile = at_least < ROWS_MOST ? at_least : ROWS_MOST;
+    MatmulSpace *space = matmul_space(be->matmul);
+    if (!matmul_space_reserve(space, (size_t)(tile * p->n) * sizeof(float))) return false;
+    for (int64_t first = 0; first < p->m; first += tile) {
+        Product part = *p;
+        part.m = p->m - first < tile ? p->m - first : tile;
+        part.a = cpu_at_in(p->a, p->in, p->transpose_a ? first : first * p->a_stride);
+        part.out = space->block;
+        part.out_stride = p->n;
+        part.to = DTYPE_F32;
+        if (!matmul_library(be->matmul, &part, 0)) return false;
+        narrow_rows(p, space->block, first, part.m);
+    }
+    return true;
+}
+
 static void product_cpu(Backend *be, const Product *p)
 {
     if (!be->reference) {
         if (matmul_rows(p)) return;
         if (matmul_tiles(matmul_space(be->matmul), p, be->threads)) return;
-        if (matmul_library(be->matmul, p, 0)) return;
+        if (library_product(be, p)) return;
     }
     matmul_plain(p, true);
 }

@@ -28,6 +28,7 @@ typedef struct MatmulSpace {
 } MatmulSpace;
 
 MatmulSpace *matmul_space(MatmulState *state);
+bool matmul_space_reserve(MatmulSpace *space, size_t bytes);
 
 /* Tile kernels (backend/tiles.h) on all threads; false where they are no gain or do not fit. */
 bool matmul_tiles(MatmulSpace *space, const Product *p, int threads);

@@ -8,7 +8,6 @@
 #include "backend/cpu.h"
 #include "backend/matmul_cpu.h"
 #include "backend/tiles.h"
-#include "base/mem.h"
 
 #include <omp.h>
 
@@ -38,18 +37,6 @@ static Space space_of(const MatmulSpace *all, const Product *p)
     Space s = {.columns = base, .rows = base + p->k * columns_of(p) * (int64_t)sizeof(uint16_t)};
     s.sums = (float *)(void *)(s.rows + p->k * TILE * (int64_t)sizeof(uint16_t));
     return s;
-}
-
-static bool space_reserve(MatmulSpace *all, size_t bytes)
-{
-    if (bytes <= all->bytes) return true;
-    Err ignored = {0};
-    void *block = mem_alloc(1, bytes, &ignored);
-    if (!block) return false;
-    mem_free(all->block);
-    all->block = block;
-    all->bytes = bytes;
-    return true;
 }
 
 /* TILE columns from `first` on, as a panel of its own: walking down it touches neighbouring lines. */
@@ -149,7 +136,7 @@ bool matmul_tiles(MatmulSpace *space, const Product *p, int threads)
 {
     if (p->in != DTYPE_BF16 || !tile_kernel_available(TILE_BF16_AMX)) return false;
     if (p->transpose_a || p->k % TILE != 0 || p->k > DEPTH_MOST || p->b_stride % 2 != 0) return false;
-    if (!space_reserve(space, 64 + (size_t)(threads * space_bytes(p)))) return false;
+    if (!matmul_space_reserve(space, 64 + (size_t)(threads * space_bytes(p)))) return false;
     const int64_t rows = chunk_rows(p, threads), blocks = ceil_div(p->n, columns_of(p)), chunks = ceil_div(p->m, rows);
 #pragma omp parallel if (p->m * p->n * p->k > 1 << 20)
     {

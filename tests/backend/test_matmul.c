@@ -1,5 +1,6 @@
 #include "backend/matmul.h"
 
+#include "base/mem.h"
 #include "tests/support/kernel_test.h"
 
 static const struct Case {
@@ -196,6 +197,27 @@ static void many_shapes_pass_through_one_backend(void **state)
     backend_close(be);
 }
 
+/* Widths as in a model, rows as they come: the first micro-batch takes what all need. */
+static void nothing_is_allocated_once_each_width_was_seen(void **state)
+{
+    (void)state;
+    for (int reference = 0; reference < 2; reference++) {
+        Backend *be = kernel_backend(2, reference);
+        uint64_t after_first = 0;
+        for (int64_t m = 40; m > 0; m -= 3) {
+            for (int k = 0; k < 3; k++) {
+                const struct Case forward = {"", m, 96, 64, false, true, false, 0.0f, 0},
+                                  gradient = {"", 16, 64, m, true, false, true, 0.5f, 0};
+                check_case(be, &forward, k ? DTYPE_BF16 : DTYPE_F32, k == 2 ? DTYPE_BF16 : DTYPE_F32);
+                check_case(be, &gradient, k ? DTYPE_BF16 : DTYPE_F32, k == 2 ? DTYPE_BF16 : DTYPE_F32);
+            }
+            if (m == 40) after_first = mem_alloc_count();
+        }
+        assert_int_equal(mem_alloc_count(), after_first);
+        backend_close(be);
+    }
+}
+
 static void an_empty_sum_is_zero_or_nothing(void **state)
 {
     (void)state;
@@ -222,6 +244,7 @@ int main(void)
         cmocka_unit_test(rows_and_threads_leave_the_bits_alone),
         cmocka_unit_test(weight_gradients_do_not_depend_on_the_threads),
         cmocka_unit_test(many_shapes_pass_through_one_backend),
+        cmocka_unit_test(nothing_is_allocated_once_each_width_was_seen),
         cmocka_unit_test(an_empty_sum_is_zero_or_nothing),
     };
     return cmocka_run_group_tests_name("matmul", tests, NULL, NULL);
