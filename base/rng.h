@@ -39,6 +39,9 @@ typedef struct Rng4 {
 /* Words 4*block .. 4*block+3 of the sequence of this key. */
 Rng4 rng_block(RngKey key, uint64_t block);
 
+/* Words of `count` blocks from `first` on, 4 each: the same numbers as rng_block, several at a time. */
+void rng_blocks(RngKey key, uint64_t first, uint32_t *words, int count);
+
 /* Word `element` of the sequence. */
 uint32_t rng_u32(RngKey key, uint64_t element);
 

@@ -14,42 +14,54 @@ typedef struct Mask {
     float keep;         /* 1 / (1 - p) */
 } Mask;
 
-static inline uint32_t draw16(const Rng4 *words, int64_t element)
+/* 16 bits for each element of a piece of a row; the numbers of one block lie in the order of their elements. */
+enum { PIECE = 512, BLOCKS = PIECE / 8 + 1 };
+
+static void draw(uint32_t words[4 * BLOCKS], const Mask *m, int64_t first, int64_t count)
 {
-    return (words->word[(element % 8) / 2] >> (16 * (element & 1))) & 0xffffu;
+    const int64_t block = first / 8, last = (first + count - 1) / 8;
+    rng_blocks(m->key, (uint64_t)block, words, (int)(last - block + 1));
 }
 
-static void row_f32(float *out, const float *in, int64_t first, int64_t cols, const Mask *m)
+static void row_f32(float *out, const float *in, const uint16_t *bits, int64_t count, const Mask *m)
 {
-    Rng4 words = rng_block(m->key, (uint64_t)first / 8);
-    for (int64_t j = 0; j < cols; j++) {
-        const int64_t element = first + j;
-        if (element % 8 == 0) words = rng_block(m->key, (uint64_t)element / 8);
-        out[j] = draw16(&words, element) < m->threshold ? 0.0f : in[j] * m->keep;
+    for (int64_t j = 0; j < count; j++)
+        out[j] = bits[j] < m->threshold ? 0.0f : in[j] * m->keep;
+}
+
+static void row_bf16(uint16_t *out, const uint16_t *in, const uint16_t *bits, int64_t count, const Mask *m)
+{
+    for (int64_t j = 0; j < count; j++) {
+        const uint16_t kept = bf16_from_f32(bf16_to_f32(in[j]) * m->keep);
+        out[j] = bits[j] < m->threshold ? 0 : kept;
     }
 }
 
-static void row_bf16(uint16_t *out, const uint16_t *in, int64_t first, int64_t cols, const Mask *m)
+static void row(const Tensor *out, const Tensor *in, int64_t i, const Mask *m)
 {
-    Rng4 words = rng_block(m->key, (uint64_t)first / 8);
-    for (int64_t j = 0; j < cols; j++) {
-        const int64_t element = first + j;
-        if (element % 8 == 0) words = rng_block(m->key, (uint64_t)element / 8);
-        out[j] = draw16(&words, element) < m->threshold ? 0 : bf16_from_f32(bf16_to_f32(in[j]) * m->keep);
+    const int64_t cols = tensor_cols(in);
+    union { /* halves of words are read as 16-bit numbers */
+        uint32_t words[4 * BLOCKS];
+        uint16_t halves[8 * BLOCKS];
+    } u;
+    for (int64_t j = 0; j < cols; j += PIECE) {
+        const int64_t n = cols - j < PIECE ? cols - j : PIECE;
+        draw(u.words, m, i * cols + j, n);
+        const uint16_t *bits = u.halves + (i * cols + j) % 8;
+        if (in->dtype == DTYPE_F32)
+            row_f32((float *)out->data + i * out->stride + j, (const float *)in->data + i * in->stride + j, bits, n, m);
+        else
+            row_bf16((uint16_t *)out->data + i * out->stride + j, (const uint16_t *)in->data + i * in->stride + j, bits,
+                     n, m);
     }
 }
 
 static void dropout_cpu(const Tensor *out, const Tensor *in, const Mask *m)
 {
-    const int64_t rows = tensor_rows(in), cols = tensor_cols(in);
+    const int64_t rows = tensor_rows(in);
 #pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < rows; i++) {
-        if (in->dtype == DTYPE_F32)
-            row_f32((float *)out->data + i * out->stride, (const float *)in->data + i * in->stride, i * cols, cols, m);
-        else
-            row_bf16((uint16_t *)out->data + i * out->stride, (const uint16_t *)in->data + i * in->stride, i * cols,
-                     cols, m);
-    }
+    for (int64_t i = 0; i < rows; i++)
+        row(out, in, i, m);
 }
 
 typedef struct DropoutOps {

@@ -61,6 +61,25 @@ static void blocks_are_two_passes_of_philox(void **state)
     }
 }
 
+static void many_blocks_are_the_single_ones(void **state)
+{
+    (void)state;
+    static const uint64_t firsts[] = {0, 7, 0xfffffff5ull, 0x123456789ull}; /* one crosses 32 bits */
+    for (size_t f = 0; f < sizeof firsts / sizeof firsts[0]; f++) {
+        for (int count = 0; count < 50; count++) {
+            uint32_t words[4 * 50 + 1];
+            const RngKey k = {.seed = 9, .purpose = RNG_TEST, .stream = (uint32_t)count, .step = 3};
+            words[4 * count] = 0xabcdef01u;
+            rng_blocks(k, firsts[f], words, count);
+            for (int i = 0; i < count; i++) {
+                const Rng4 single = rng_block(k, firsts[f] + (uint64_t)i);
+                assert_memory_equal(words + 4 * i, single.word, sizeof single.word);
+            }
+            assert_true(words[4 * count] == 0xabcdef01u); /* not one word more */
+        }
+    }
+}
+
 static const RngKey key = {.seed = 42, .purpose = RNG_TEST, .stream = 3, .step = 7};
 
 static void each_part_of_the_key_changes_the_numbers(void **state)
@@ -148,6 +167,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(our_second_philox_gives_the_known_answers),
         cmocka_unit_test(blocks_are_two_passes_of_philox),
+        cmocka_unit_test(many_blocks_are_the_single_ones),
         cmocka_unit_test(each_part_of_the_key_changes_the_numbers),
         cmocka_unit_test(uniform_numbers_have_the_moments_of_a_uniform),
         cmocka_unit_test(normal_numbers_have_the_moments_of_a_normal),
