@@ -395,7 +395,8 @@ static void encoding_a_decoded_matrix_gives_the_same_codes(void **state)
         Encoded again = encode(back, COUNT, (QuantType)type, 64, false);
         for (int64_t i = 0; i < 2 * e.code_bytes; i++) {
             const unsigned shift = i % 2 == 0 ? 4 : 0;
-            unsigned a = e.host.codes[i / 2] >> shift & 15u, b = again.host.codes[i / 2] >> shift & 15u;
+            unsigned a = (unsigned)e.host.codes[i / 2] >> shift & 15u;
+            unsigned b = (unsigned)again.host.codes[i / 2] >> shift & 15u;
             if (type == QUANT_FP4 && a == 8) a = 0; /* minus zero has no sign to be told by */
             if (type == QUANT_FP4 && b == 8) b = 0;
             assert_int_equal(a, b);
