@@ -15,8 +15,10 @@ enum { TRIE_NODES_MOST = 16 * 1024 * 1024 };
 
 void added_tokens_free(AddedTokens *a)
 {
-    for (size_t i = 0; i < a->count; i++)
+    for (size_t i = 0; i < a->count; i++) {
         text_free(&a->items[i].content);
+        text_free(&a->items[i].shown);
+    }
     mem_free(a->items);
     vocab_free(&a->index);
     mem_free(a->flags_of);
@@ -45,7 +47,10 @@ bool added_tokens_add(AddedTokens *a, AddedToken *token, Err *err)
     if (!mem_grow(&a->items, &a->capacity, a->count + 1, sizeof *a->items, err)) return false;
     if (!vocab_add(&a->index, token->content.bytes, token->content.length, (int64_t)at, err)) return false;
     if (!set_flags(a, token->id, at, err)) return false;
-    if (known >= 0) text_free(&a->items[at].content);
+    if (known >= 0) {
+        text_free(&a->items[at].content);
+        text_free(&a->items[at].shown);
+    }
     if (known < 0) a->count++;
     a->items[at] = *token;
     *token = (AddedToken){0};

@@ -12,6 +12,7 @@
 
 typedef struct AddedToken {
     Text content;
+    Text shown; /* what decoding yields: the content, normalized when `normalized` */
     int32_t id;
     bool single_word, lstrip, rstrip, normalized, special;
 } AddedToken;

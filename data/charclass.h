@@ -17,6 +17,11 @@ bool char_is_nonspacing(uint32_t c);  /* category Mn */
 bool char_is_other(uint32_t c);       /* categories Cc, Cf, Co */
 bool char_is_chinese(uint32_t c);     /* the ranges that BERT treats as words of their own */
 
+/* Canonical combining class; whether the character may have a decomposition; simple lower case. */
+uint8_t char_combining_class(uint32_t c);
+bool char_decomposes(uint32_t c);
+uint32_t char_lowercase(uint32_t c);
+
 /* Byte-level alphabet of GPT-2: the code point that stands for a byte, and back (-1: not in the alphabet). */
 uint32_t byte_char(unsigned char byte);
 int byte_of_char(uint32_t c);

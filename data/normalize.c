@@ -5,7 +5,6 @@
 #include "data/charclass.h"
 
 #include <string.h>
-#include <utf8proc.h>
 
 /* One character in, up to CHAR_MAP_MOST out; 0 drops it. */
 enum { CHAR_MAP_MOST = 4 };
@@ -61,7 +60,7 @@ static size_t map_lowercase(uint32_t c, uint32_t *out)
         out[1] = 0x307;
         return 2;
     }
-    out[0] = (uint32_t)utf8proc_tolower((utf8proc_int32_t)c);
+    out[0] = char_lowercase(c);
     return 1;
 }
 
@@ -88,12 +87,12 @@ static size_t map_nmt(uint32_t c, uint32_t *out)
     return !control;
 }
 
+/* Control characters go (tab and line ends are none), blanks become spaces. */
 static size_t map_bert_clean(uint32_t c, uint32_t *out)
 {
-    const bool blank = char_is_space(c);
-    out[0] = blank ? ' ' : c;
+    out[0] = char_is_space(c) ? ' ' : c;
     if (c == '\t' || c == '\n' || c == '\r') return 1;
-    return !(c == 0 || c == 0xFFFD || char_is_other(c));
+    return c != 0 && c != 0xFFFD && !char_is_other(c);
 }
 
 static size_t map_bert_chinese(uint32_t c, uint32_t *out)

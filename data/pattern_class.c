@@ -48,14 +48,16 @@ static bool posix_set(ClassSet *set, bool *found, RegexReader *r, Err *err)
     for (const char *c = name + caret; c < close; c++) {
         if (*c < 'a' || *c > 'z') return true; /* not a POSIX class: an ordinary nested one */
     }
-    /* Same names as properties; spelled as one so that there is a single table. */
-    char escape[32];
-    const int n = snprintf(escape, sizeof escape, "\\p{%.*s}", (int)(close - name), name);
-    RegexReader inner = {.source = escape, .length = (size_t)n};
+    /* the names of properties, two of which mean something else here */
+    const int length = (int)(close - name) - caret;
+    char full[32];
+    const bool differs = strncmp(name + caret, "punct", 5) == 0 || strncmp(name + caret, "word", 4) == 0;
+    const int n = snprintf(full, sizeof full, "%s%.*s", differs ? "posix" : "", length, name + caret);
     Text items = {0};
-    bool negated = false;
-    bool done = pattern_escape_set(&items, &negated, found, &inner, err);
-    done = done && *found && set_add(set, items.bytes, negated, err);
+    bool negated = caret;
+    *found = true;
+    const bool done =
+        pattern_property(&items, &negated, full, (size_t)n, err) && set_add(set, items.bytes, negated, err);
     text_free(&items);
     r->at = (size_t)(close - r->source) + 2;
     return done;
@@ -111,6 +113,17 @@ static bool char_or_range(ClassSet *set, RegexReader *r, Err *err)
     return text_format(&set->items, err, "\\x{%x}-\\x{%x}", (unsigned)low, (unsigned)high);
 }
 
+/* In a class \w is the POSIX class, without the few numbers that Oniguruma adds outside of one. */
+static bool class_escape(Text *items, bool *negated, bool *found, RegexReader *r, Err *err)
+{
+    const int kind = regex_peek(r, 1);
+    *found = kind == 'w' || kind == 'W';
+    if (!*found) return pattern_escape_set(items, negated, found, r, err);
+    *negated = kind == 'W';
+    r->at += 2;
+    return pattern_property(items, negated, "posixword", 9, err);
+}
+
 static bool class_item(ClassSet *set, RegexReader *r, int depth, Err *err)
 {
     const int c = regex_peek(r, 0);
@@ -119,7 +132,7 @@ static bool class_item(ClassSet *set, RegexReader *r, int depth, Err *err)
         Text items = {0};
         bool negated = false;
         bool found = false;
-        bool done = pattern_escape_set(&items, &negated, &found, r, err);
+        bool done = class_escape(&items, &negated, &found, r, err);
         if (done && found) done = set_add(set, items.bytes, negated, err);
         text_free(&items);
         if (!done || found) return done;

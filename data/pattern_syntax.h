@@ -6,6 +6,7 @@
  *   X*+ X+* ...  a quantifier on a quantified atom repeats it
  *   \s           White_Space; PCRE2 adds U+180E
  *   \w \b        Alphabetic, M, Nd, Pc; PCRE2 10.42 has letters, numbers and underscore
+ *   \p{..}       with the characters that are newer than PCRE2 (unicode_tables.def)
  *   \h \v        a hexadecimal digit; a vertical tab
  *   \uHHHH       a code point
  *   [a[bc]&&d]   nested classes and intersections
@@ -50,5 +51,5 @@ bool pattern_escape_set(Text *items, bool *negated, bool *found, RegexReader *r,
 /* The same for an escape that stands for one character (\n \x41 \u0041 \. ...). */
 bool pattern_escape_char(uint32_t *c, bool *found, RegexReader *r, Err *err) MUST_USE;
 
-/* Items of the class of word characters. */
-const char *pattern_word_items(void);
+/* Items of a property by its name; *negated is turned over when they are the complement of what is meant. */
+bool pattern_property(Text *items, bool *negated, const char *name, size_t length, Err *err) MUST_USE;

@@ -84,22 +84,28 @@ static bool interval(Translator *t, const Interval *n)
     return true;
 }
 
-/* All quantifiers behind the atom that was written from `atom` on. */
+/*
+ * All quantifiers behind the atom that was written from `atom` on. X** X+* X?* are X*, as Oniguruma reduces them: taken
+ * literally they would try every way to cut a run.
+ */
 static bool quantifiers(Translator *t, size_t atom)
 {
+    bool plain = false; /* the last one was * + or ? alone */
     for (bool first = true;; first = false) {
         const int c = regex_peek(&t->r, 0);
+        const int next = regex_peek(&t->r, 1);
+        const bool suffixed = next == '?' || next == '+';
         Interval n;
         const bool braces = c == '{' && read_interval(&t->r, &n);
         if (!braces && c != '*' && c != '+' && c != '?') return true;
-        if (!first && !wrap(t, atom)) return false;
-        if (braces) {
-            if (!interval(t, &n)) return false;
+        if (plain && c == '*' && !suffixed) {
+            t->out->bytes[t->out->length - 1] = '*';
+            t->r.at++;
             continue;
         }
-        if (!copy(t, 1)) return false;
-        const int next = regex_peek(&t->r, 0);
-        if ((next == '?' || next == '+') && !copy(t, 1)) return false;
+        if (!first && !wrap(t, atom)) return false;
+        if (!(braces ? interval(t, &n) : copy(t, suffixed ? 2 : 1))) return false;
+        plain = !braces && !suffixed;
     }
 }
 
@@ -188,6 +194,20 @@ static bool set_escape(Translator *t, bool *found)
     return done;
 }
 
+/* PCRE2's own \b has another idea of word characters. */
+static bool word_boundary(Translator *t, bool wanted)
+{
+    Text word = {0};
+    bool unused = false;
+    const char *const format =
+        wanted ? "(?:(?<=[%s])(?![%s])|(?<![%s])(?=[%s]))" : "(?:(?<=[%s])(?=[%s])|(?<![%s])(?![%s]))";
+    t->r.at += 2;
+    const bool done = pattern_property(&word, &unused, "word", 4, t->err) &&
+                      text_format(t->out, t->err, format, word.bytes, word.bytes, word.bytes, word.bytes);
+    text_free(&word);
+    return done;
+}
+
 /* \k<name> \g<name>: the same in PCRE2. */
 static bool name_escape(Translator *t)
 {
@@ -201,12 +221,7 @@ static bool escape(Translator *t)
     bool found = false;
     const int kind = regex_peek(&t->r, 1);
     if (kind > 0 && strchr("AzZGKRXN", kind)) return copy(t, 2);
-    if (kind == 'b' || kind == 'B') {
-        const char *const w = pattern_word_items();
-        t->r.at += 2;
-        return kind == 'b' ? text_format(t->out, t->err, "(?:(?<=[%s])(?![%s])|(?<![%s])(?=[%s]))", w, w, w, w)
-                           : text_format(t->out, t->err, "(?:(?<=[%s])(?=[%s])|(?<![%s])(?![%s]))", w, w, w, w);
-    }
+    if (kind == 'b' || kind == 'B') return word_boundary(t, kind == 'b');
     if (kind == 'O') {
         t->r.at += 2;
         return put(t, "(?s:.)");

@@ -180,8 +180,8 @@ static const char *token_text(const Tokenizer *t, int32_t id, size_t *length)
 {
     const AddedToken *added = added_tokens_by_id(&t->added, id);
     if (added) {
-        *length = added->content.length;
-        return added->content.bytes;
+        *length = added->shown.length;
+        return added->shown.bytes;
     }
     const VocabEntry *e = vocab_entry(bpe_vocab(t->bpe), id);
     if (!e) return NULL;

@@ -353,12 +353,13 @@ static bool sentencepiece_parts(TokenizerParts *out, const Gguf *g)
     out->sentencepiece = true;
     out->normalizer = sentencepiece_normalizer(space_first);
     out->pretokenizer = json_null();
-    out->decoder = json_pack("{s:s, s:[{s:s, s:{s:s}, s:s}, {s:s}, {s:s}]}", "type", "Sequence", "decoders", "type",
-                             "Replace", "pattern", "String", "\xE2\x96\x81", "content", " ", "type", "ByteFallback",
-                             "type", "Fuse");
+    out->decoder =
+        json_pack("{s:s, s:[{s:s, s:{s:s}, s:s}, {s:s}, {s:s}]}", "type", "Sequence", "decoders", "type", "Replace",
+                  "pattern", "String", "\xE2\x96\x81", "content", " ", "type", "ByteFallback", "type", "Fuse");
     if (space_first) {
-        json_array_append_new(json_object_get(out->decoder, "decoders"),
-                              json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content", " ", "start", 1, "stop", 0));
+        json_array_append_new(
+            json_object_get(out->decoder, "decoders"),
+            json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content", " ", "start", 1, "stop", 0));
     }
     return true;
 }

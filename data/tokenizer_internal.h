@@ -41,7 +41,7 @@ bool tokenizer_load_folder(Tokenizer *t, const char *folder, Err *err) MUST_USE;
 /* What a tokenizer.json for the tokenizer of a GGUF file says about these parts; the caller decrefs them, also when it
  * failed. */
 typedef struct TokenizerParts {
-    bool sentencepiece; /* unknown characters become bytes */
+    bool sentencepiece;                          /* unknown characters become bytes */
     json_t *normalizer, *pretokenizer, *decoder; /* JSON null: none */
 } TokenizerParts;
 bool tokenizer_gguf_parts(TokenizerParts *out, const Gguf *g, Err *err) MUST_USE;

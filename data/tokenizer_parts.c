@@ -44,15 +44,16 @@ bool tokenizer_add_token(Tokenizer *t, AddedToken *token, Err *err)
 static bool index_group(Tokenizer *t, NormalizeScratch *s, bool special, Err *err)
 {
     for (size_t i = 0; i < t->added.count; i++) {
-        const AddedToken *token = &t->added.items[i];
+        AddedToken *token = &t->added.items[i];
+        const Text *content = &token->content;
+        Text *shown = &token->shown;
         if (token->special != special) continue;
-        Text text = {0};
-        bool done = token->normalized
-                        ? normalizer_text(t->normalizer, s, &text, token->content.bytes, token->content.length, err)
-                        : text_add(&text, token->content.bytes, token->content.length, err);
-        done = done && added_tokens_index(&t->added, i, text.bytes, text.length, token->normalized, err);
-        text_free(&text);
-        if (!done) return false;
+        text_clear(shown);
+        if (!(token->normalized ? normalizer_text(t->normalizer, s, shown, content->bytes, content->length, err)
+                                : text_add(shown, content->bytes, content->length, err))) {
+            return false;
+        }
+        if (!added_tokens_index(&t->added, i, shown->bytes, shown->length, token->normalized, err)) return false;
     }
     return true;
 }

@@ -1,6 +1,7 @@
 #include "data/unicode_forms.h"
 
 #include "base/mem.h"
+#include "data/charclass.h"
 
 #include <string.h>
 #include <utf8proc.h>
@@ -19,11 +20,6 @@ void unicode_scratch_free(UnicodeScratch *s)
     *s = (UnicodeScratch){0};
 }
 
-static uint8_t combining_class(int32_t c)
-{
-    return (uint8_t)utf8proc_get_property(c)->combining_class;
-}
-
 /* Code points below are their own NFC; below U+0080 they are unchanged in every form. */
 static uint32_t unchanged_below(UnicodeForm form)
 {
@@ -40,7 +36,9 @@ static bool decompose(UnicodeForm form, UnicodeScratch *s, const PieceText *from
         int32_t parts[DECOMPOSED_MOST];
         int boundary = 0;
         const size_t size = piece_char(from->bytes + i, &c);
-        const utf8proc_ssize_t n = utf8proc_decompose_char((int32_t)c, parts, DECOMPOSED_MOST, options, &boundary);
+        utf8proc_ssize_t n = 1;
+        parts[0] = (int32_t)c;
+        if (char_decomposes(c)) n = utf8proc_decompose_char((int32_t)c, parts, DECOMPOSED_MOST, options, &boundary);
         if (n < 0 || n > DECOMPOSED_MOST) return FAIL(err, ERR_DATA, "U+%04X cannot be decomposed", (unsigned)c);
         if (!mem_grow(&s->chars, &s->capacity, s->count + (size_t)n, sizeof *s->chars, err)) return false;
         for (utf8proc_ssize_t k = 0; k < n; k++) {
@@ -48,7 +46,7 @@ static bool decompose(UnicodeForm form, UnicodeScratch *s, const PieceText *from
                 .c = parts[k],
                 .start = from->starts[i],
                 .end = from->ends[i + size - 1],
-                .ccc = combining_class(parts[k]),
+                .ccc = char_combining_class((uint32_t)parts[k]),
             };
         }
         i += size;
@@ -114,7 +112,7 @@ static int32_t compose_pair(int32_t first, int32_t second)
 {
     int32_t pair[2] = {first, second};
     const utf8proc_ssize_t n = utf8proc_normalize_utf32(pair, 2, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-    return n == 1 ? pair[0] : -1;
+    return n == 1 && char_decomposes((uint32_t)pair[0]) ? pair[0] : -1;
 }
 
 static void join_origin(UnicodeChar *to, const UnicodeChar *from)
