@@ -43,7 +43,7 @@ static void narrow_rows(const Product *p, const float *sums, int64_t first, int6
  */
 static bool library_product(Backend *be, const Product *p)
 {
-    enum { ROWS_MOST = 256, SUMS_MOST = 2 << 20 };
+    enum { ROWS_MOST = 1024, SUMS_MOST = 2 << 20 };
     if (p->to == DTYPE_F32) return matmul_library(be->matmul, p, 0);
     const int64_t fit = SUMS_MOST / p->n, at_least = fit < 16 ? 16 : fit,
                   tile = at_least < ROWS_MOST ? at_least : ROWS_MOST;
