@@ -10,9 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SHARD_BYTES ((size_t)5000000000)
-
 enum { PATH_BYTES = 512 };
+
+size_t quantize_shard_bytes = 5000000000;
 
 /* --- what becomes of each tensor --- */
 
@@ -99,7 +99,7 @@ static void cut_shards(QuantizeJob *job)
     for (int i = 0; i < job->count; i++) {
         QuantizeItem *item = &job->items[i];
         item->bytes = item->quantized ? quantize_matrix_bytes(&item->matrix) : kept_bytes(item->tensor);
-        if (bytes > 0 && bytes + item->bytes > SHARD_BYTES) {
+        if (bytes > 0 && bytes + item->bytes > quantize_shard_bytes) {
             job->shards++;
             bytes = 0;
         }
@@ -194,6 +194,13 @@ static char *beside(const char *folder, const char *end, Err *err)
     return NULL;
 }
 
+/* A run that was killed while one folder took the other's place left the old one beside it. */
+static bool settle_old(const Target *t, Err *err)
+{
+    if (!file_exists(t->old)) return true;
+    return file_exists(t->folder) ? file_remove_tree(t->old, err) : file_rename(t->old, t->folder, err);
+}
+
 static bool target_init(Target *out, const char *out_dir, const char *model, Err *err)
 {
     Target t = {0};
@@ -204,8 +211,9 @@ static bool target_init(Target *out, const char *out_dir, const char *model, Err
         length--;
     if (length == 0) return FAIL(err, ERR_ARG, "the folder for the result has no name");
     TRY((t.folder = mem_copy_bytes(folder, length, err)) != NULL);
-    TRY((t.temporary = beside(t.folder, ".partial", err)) != NULL);
-    TRY((t.old = beside(t.folder, ".old", err)) != NULL);
+    TRY((t.temporary = beside(t.folder, ".qlora-partial", err)) != NULL);
+    TRY((t.old = beside(t.folder, ".qlora-old", err)) != NULL);
+    TRY(settle_old(&t, err));
     t.replaces = file_exists(t.folder);
     if (t.replaces) TRY(check_existing(t.folder, model, err));
     if (file_exists(t.temporary)) TRY(file_remove_tree(t.temporary, err));
@@ -217,13 +225,21 @@ fail:
     return false;
 }
 
+/* After a failure: a rename may have happened although it could not be made durable. */
+static void put_back(const Target *t)
+{
+    Err fault = {0};
+    if (!file_exists(t->old)) return;
+    if (file_exists(t->folder) && !file_remove_tree(t->folder, &fault)) log_warn("%s", fault.text);
+    if (!file_rename(t->old, t->folder, &fault)) log_warn("%s", fault.text);
+}
+
 /* The old folder steps aside until the new one stands in its place. */
 static bool target_commit(const Target *t, Err *err)
 {
     Err fault = {0};
-    if (t->replaces && !file_rename(t->folder, t->old, err)) return false;
-    if (!file_commit_folder(t->temporary, t->folder, err)) {
-        if (t->replaces && !file_rename(t->old, t->folder, &fault)) log_warn("%s", fault.text);
+    if ((t->replaces && !file_rename(t->folder, t->old, err)) || !file_commit_folder(t->temporary, t->folder, err)) {
+        if (t->replaces) put_back(t);
         return false;
     }
     if (t->replaces && !file_remove_tree(t->old, &fault)) log_warn("%s stays behind: %s", t->old, fault.text);
@@ -276,7 +292,8 @@ bool quantize_folder(const char *model, const char *revision, const char *out_di
         tell(&job, target.folder);
     } else {
         Err ignored = {0}; /* there was a failure before this one */
-        if (!file_remove_tree(target.temporary, &ignored)) log_warn("%s stays behind", target.temporary);
+        const bool gone = !file_exists(target.temporary) || file_remove_tree(target.temporary, &ignored);
+        if (!gone) log_warn("%s stays behind", target.temporary);
     }
 fail:
     target_free(&target);

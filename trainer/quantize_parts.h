@@ -30,6 +30,9 @@ typedef struct QuantizeJob {
     int skip_count;
 } QuantizeJob;
 
+/* No file gets larger than this, but for one matrix that is; tests make it small. */
+extern size_t quantize_shard_bytes;
+
 /* All tensors into `folder`. */
 bool quantize_write_weights(QuantizeJob *job, const char *folder, Err *err) MUST_USE;
 
