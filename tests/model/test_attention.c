@@ -12,11 +12,11 @@ static const struct Case {
 } cases[] = {
     {"one token",               2, 1, 16,  {1},                              0 },
     {"tokens on their own",     2, 2, 32,  {1, 1, 1, 1, 1},                  0 },
-    {"grouped, odd lengths",    9, 3, 64,  {37, 1, 100, 64, 3},              64},
-    {"one segment of 300",      3, 1, 64,  {300},                            0 },
+    {"grouped, odd lengths",    9, 3, 64,  {37, 1, 66, 3},                   64},
+    {"one segment of 200",      2, 1, 64,  {200},                            0 },
     {"narrow heads",            4, 2, 8,   {70, 71},                         2 },
     {"heads of 40",             2, 1, 40,  {129},                            0 },
-    {"wide heads",              2, 1, 256, {65, 20},                         0 },
+    {"wide heads",              2, 1, 256, {65, 3},                          0 },
     {"segments over the tiles", 2, 1, 16,  {60, 5, 127, 1, 128, 64, 32, 31}, 0 },
     {"many key heads",          6, 6, 24,  {33, 90},                         0 },
 };
