@@ -250,9 +250,9 @@ static void generate_case(DType dtype, bool decoded, bool training, double bound
 static void a_cached_token_sees_what_the_whole_sequence_sees(void **state)
 {
     (void)state;
-    generate_case(DTYPE_F32, false, false, 2e-6);
-    generate_case(DTYPE_F32, true, false, 2e-6);
-    generate_case(DTYPE_F32, false, true, 2e-6);
+    generate_case(DTYPE_F32, false, false, 1e-5);
+    generate_case(DTYPE_F32, true, false, 1e-5);
+    generate_case(DTYPE_F32, false, true, 1e-5);
     generate_case(DTYPE_BF16, false, false, 3e-2);
 }
 
@@ -271,7 +271,7 @@ static void a_prompt_may_be_longer_than_a_micro_batch(void **state)
     model_prefill(small.model, 0, ids, 11, a);
     model_prefill(large.model, 0, ids, 11, b);
     assert_int_equal(model_cached(small.model, 0), 11);
-    assert_true(rig_distance(a, b, vocab) <= 2e-6);
+    assert_true(rig_distance(a, b, vocab) <= 1e-5);
     free(a);
     free(b);
     rig_close(&small);
