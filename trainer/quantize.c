@@ -229,9 +229,9 @@ fail:
 static void put_back(const Target *t)
 {
     Err fault = {0};
-    if (!file_exists(t->old)) return;
-    if (file_exists(t->folder) && !file_remove_tree(t->folder, &fault)) log_warn("%s", fault.text);
-    if (!file_rename(t->old, t->folder, &fault)) log_warn("%s", fault.text);
+    const bool moved = !t->replaces || file_exists(t->old);
+    if (moved && file_exists(t->folder) && !file_remove_tree(t->folder, &fault)) log_warn("%s", fault.text);
+    if (t->replaces && moved && !file_rename(t->old, t->folder, &fault)) log_warn("%s", fault.text);
 }
 
 /* The old folder steps aside until the new one stands in its place. */
@@ -239,7 +239,7 @@ static bool target_commit(const Target *t, Err *err)
 {
     Err fault = {0};
     if ((t->replaces && !file_rename(t->folder, t->old, err)) || !file_commit_folder(t->temporary, t->folder, err)) {
-        if (t->replaces) put_back(t);
+        put_back(t);
         return false;
     }
     if (t->replaces && !file_remove_tree(t->old, &fault)) log_warn("%s stays behind: %s", t->old, fault.text);

@@ -54,6 +54,9 @@ static void write_model(const TinyOptions *options)
     Err err = {0};
     if (file_exists(model)) assert_true(file_remove_tree(model, &err));
     if (file_exists(out)) assert_true(file_remove_tree(out, &err));
+    char *old = under_root("out.qlora-old"); /* where a failing clean-up left it */
+    if (file_exists(old)) assert_true(file_remove_tree(old, &err));
+    mem_free(old);
     assert_true(tiny_model_write(model, options, &err));
 }
 
@@ -400,13 +403,13 @@ static void every_failing_allocation_is_reported(void **state)
     bool done = false;
     (void)state;
     write_model(&(TinyOptions){.tied = true, .seed = 11});
-    for (uint64_t nth = 1; !done; nth += nth < 200 ? 1 : 7) {
+    for (uint64_t nth = 1; !done; nth++) {
         Err err = {0};
         mem_fail_at(nth, false);
         done = quantize_folder(model, NULL, out, &usual, NULL, 0, &err);
         mem_fail_at(0, false);
         assert_true(done || err.code == ERR_MEMORY);
-        assert_true(done || !file_exists(out));
+        if (!done && file_exists(out)) fail_msg("allocation %llu: %s", (unsigned long long)nth, err.text);
     }
     assert_int_equal(check_folder(out, &usual, NULL), 7 * TINY_LAYERS);
 }
