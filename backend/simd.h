@@ -56,7 +56,7 @@ typedef __m512 Lanes;
 
 SIMD_INLINE __mmask16 lanes_mask(int64_t count)
 {
-    return count >= LANES ? (__mmask16)0xffff : (__mmask16)((1u << count) - 1u);
+    return (__mmask16)(count >= LANES ? 0xffffu : (1u << count) - 1u);
 }
 
 SIMD_INLINE Lanes lanes_set(float x)
