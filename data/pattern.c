@@ -86,7 +86,8 @@ static bool compile_failed(const Pattern *p, int code, Err *err)
     char source[200];
     pcre2_get_error_message(code, (PCRE2_UCHAR *)what, sizeof what);
     text_printable(source, sizeof source, p->text.bytes, p->text.length);
-    return FAIL(err, ERR_MODEL, "the regular expression \"%s\" cannot be used: %s", source, what);
+    return FAIL(err, code == PCRE2_ERROR_HEAP_FAILED ? ERR_MEMORY : ERR_MODEL,
+                "the regular expression \"%s\" cannot be used: %s", source, what);
 }
 
 static bool compile(Pattern *p, const Text *translated, Err *err)

@@ -1,12 +1,18 @@
 #include "data/tokenizer_internal.h"
 
 #include "base/file.h"
-#include "base/log.h"
 #include "base/mem.h"
+#include "data/json_scan.h"
 
 #include <string.h>
 
 enum { FILE_MOST = 256 * 1024 * 1024 };
+
+/* Members of "model" that are read straight from the file. */
+typedef struct HugeMembers {
+    JsonScan scan;
+    JsonSpan vocab, merges;
+} HugeMembers;
 
 /* Model */
 
@@ -26,56 +32,66 @@ static bool check_type(const json_t *model, Err *err)
     return true;
 }
 
-static bool load_vocab(Vocab *vocab, const json_t *model, Err *err)
+static bool load_vocab(Vocab *vocab, JsonScan *s, Err *err)
 {
-    json_t *object = json_object_get(model, "vocab");
-    if (!json_is_object(object)) return FAIL(err, ERR_MODEL, "the tokenizer model has no \"vocab\" of tokens and ids");
-    if (!vocab_reserve(vocab, json_object_size(object), err)) return false;
-    for (void *it = json_object_iter(object); it; it = json_object_iter_next(object, it)) {
-        const json_t *id = json_object_iter_value(it);
-        const char *text = json_object_iter_key(it);
-        if (!json_is_integer(id)) return FAIL(err, ERR_MODEL, "the token \"%.40s\" has an id that is no integer", text);
-        if (!vocab_add(vocab, text, json_object_iter_key_len(it), json_integer_value(id), err)) return false;
+    bool more = true;
+    if (!json_scan_expect(s, '{', err)) return false;
+    if (json_scan_peek(s) == '}') return json_scan_expect(s, '}', err);
+    while (more) {
+        JsonText text;
+        int64_t id;
+        const size_t before = vocab->count;
+        if (!json_scan_text(s, &text, err) || !json_scan_expect(s, ':', err)) return false;
+        const JsonText key = text; /* stays valid: a number needs no work memory */
+        if (!json_scan_int(s, &id, err) || !vocab_add(vocab, key.bytes, key.length, id, err)) return false;
+        if (vocab->count == before) return json_scan_fail(s, "a token that was there before", err);
+        if (!json_scan_more(s, '}', &more, err)) return false;
     }
     return true;
 }
 
 /* "left right": exactly one space. */
-static bool add_merge_text(Bpe *b, const json_t *merge, size_t at, Err *err)
+static bool add_merge_text(Bpe *b, JsonScan *s, Err *err)
 {
-    const char *text = json_string_value(merge);
-    const size_t length = json_string_length(merge);
-    const char *space = memchr(text, ' ', length);
-    if (length >= 8 && memcmp(text, "#version", 8) == 0) return true;
-    if (!space || memchr(space + 1, ' ', length - (size_t)(space - text) - 1)) {
-        return FAIL(err, ERR_MODEL, "merge %zu is not two tokens with one space between them", at + 1);
+    JsonText text;
+    if (!json_scan_text(s, &text, err)) return false;
+    if (text.length >= 8 && memcmp(text.bytes, "#version", 8) == 0) return true;
+    const char *space = text.length ? memchr(text.bytes, ' ', text.length) : NULL;
+    const size_t left = space ? (size_t)(space - text.bytes) : 0;
+    if (!space || memchr(space + 1, ' ', text.length - left - 1)) {
+        return json_scan_fail(s, "a merge that is not two tokens with one space between them", err);
     }
-    const size_t left = (size_t)(space - text);
-    return bpe_add_merge(b, text, left, space + 1, length - left - 1, err);
+    return bpe_add_merge(b, text.bytes, left, space + 1, text.length - left - 1, err);
 }
 
-static bool add_merge_pair(Bpe *b, const json_t *merge, size_t at, Err *err)
+/* ["left", "right"] */
+static bool add_merge_pair(Bpe *b, JsonScan *s, Text *left, Err *err)
 {
-    const json_t *left = json_array_get(merge, 0);
-    const json_t *right = json_array_get(merge, 1);
-    if (json_array_size(merge) != 2 || !json_is_string(left) || !json_is_string(right)) {
-        return FAIL(err, ERR_MODEL, "merge %zu is not a pair of tokens", at + 1);
-    }
-    return bpe_add_merge(b, json_string_value(left), json_string_length(left), json_string_value(right),
-                         json_string_length(right), err);
+    JsonText text;
+    text_clear(left);
+    return json_scan_expect(s, '[', err) && json_scan_text(s, &text, err) &&
+           text_add(left, text.bytes, text.length, err) && json_scan_expect(s, ',', err) &&
+           json_scan_text(s, &text, err) && json_scan_expect(s, ']', err) &&
+           bpe_add_merge(b, left->bytes, left->length, text.bytes, text.length, err);
 }
 
-static bool load_merges(Bpe *b, const json_t *model, Err *err)
+static bool load_merges(Bpe *b, JsonScan *s, Err *err)
 {
-    const json_t *merges = json_object_get(model, "merges");
-    const size_t count = json_array_size(merges);
-    if (merges && !json_is_array(merges)) return FAIL(err, ERR_MODEL, "\"merges\" of the tokenizer is no list");
-    if (!bpe_reserve_merges(b, count + 1, err)) return false;
-    for (size_t i = 0; i < count; i++) {
-        const json_t *merge = json_array_get(merges, i);
-        if (!(json_is_string(merge) ? add_merge_text : add_merge_pair)(b, merge, i, err)) return false;
+    Text left = {0};
+    bool more = true;
+    if (!json_scan_expect(s, '[', err)) return false;
+    if (json_scan_peek(s) == ']') return json_scan_expect(s, ']', err);
+    while (more) {
+        const bool pair = json_scan_peek(s) == '[';
+        if (!(pair ? add_merge_pair(b, s, &left, err) : add_merge_text(b, s, err))) break;
+        if (!json_scan_more(s, ']', &more, err)) break;
+        if (!more) {
+            text_free(&left);
+            return true;
+        }
     }
-    return true;
+    text_free(&left);
+    return false;
 }
 
 static bool check_dropout(const json_t *model, Err *err)
@@ -86,11 +102,12 @@ static bool check_dropout(const json_t *model, Err *err)
     return FAIL(err, ERR_MODEL, "the tokenizer has \"dropout\": %g, which makes ids random; set it to null", dropout);
 }
 
-static bool load_model(Tokenizer *t, const json_t *model, Err *err)
+static bool load_model(Tokenizer *t, const json_t *model, const HugeMembers *huge, Err *err)
 {
     static const char what[] = "the tokenizer model";
     BpeOptions o = {0};
     Vocab vocab = {0};
+    JsonScan s = huge->scan;
     if (!json_is_object(model)) return FAIL(err, ERR_MODEL, "it has no \"model\", so it is no tokenizer.json");
     if (!check_type(model, err) || !check_dropout(model, err)) return false;
     if (!json_get_text(&o.unk, model, "unk_token", what, err)) return false;
@@ -99,11 +116,17 @@ static bool load_model(Tokenizer *t, const json_t *model, Err *err)
     if (!json_get_bool(&o.byte_fallback, model, "byte_fallback", what, err)) return false;
     if (!json_get_bool(&o.fuse_unk, model, "fuse_unk", what, err)) return false;
     if (!json_get_bool(&o.ignore_merges, model, "ignore_merges", what, err)) return false;
-    if (!load_vocab(&vocab, model, err)) {
-        vocab_free(&vocab);
-        return false;
+    if (!json_is_object(json_object_get(model, "vocab"))) {
+        return FAIL(err, ERR_MODEL, "the tokenizer model has no \"vocab\" of tokens and ids");
     }
-    if (!bpe_create(&t->bpe, &vocab, &o, err) || !load_merges(t->bpe, model, err)) return false;
+    s.at = huge->vocab.begin;
+    bool done = load_vocab(&vocab, &s, err);
+    if (!done) vocab_free(&vocab);
+    done = done && bpe_create(&t->bpe, &vocab, &o, err);
+    s.at = huge->merges.begin;
+    if (done && huge->merges.length) done = load_merges(t->bpe, &s, err);
+    text_free(&s.unescaped);
+    if (!done) return false;
     bpe_finish(t->bpe);
     t->unk = bpe_unk(t->bpe);
     return true;
@@ -209,14 +232,68 @@ static bool load_post_processor(Tokenizer *t, const json_t *json, Err *err)
     return true;
 }
 
-static bool load_root(Tokenizer *t, const json_t *root, Err *err)
+static bool load_root(Tokenizer *t, const json_t *root, const HugeMembers *huge, Err *err)
 {
-    return load_model(t, json_object_get(root, "model"), err) &&
+    return load_model(t, json_object_get(root, "model"), huge, err) &&
            normalizer_create(&t->normalizer, json_object_get(root, "normalizer"), err) &&
            pretokenizer_create(&t->pretokenizer, json_object_get(root, "pre_tokenizer"), err) &&
            decoder_create(&t->decoder, json_object_get(root, "decoder"), err) &&
            load_added(t, json_object_get(root, "added_tokens"), err) && tokenizer_index_tokens(t, err) &&
            load_post_processor(t, json_object_get(root, "post_processor"), err);
+}
+
+/* Members of the object at s->at; those of "model" (depth 1) that are huge are noted. */
+static bool find_members(HugeMembers *huge, JsonScan *s, int depth, Err *err)
+{
+    bool more = true;
+    if (!json_scan_expect(s, '{', err)) return false;
+    if (json_scan_peek(s) == '}') return json_scan_expect(s, '}', err);
+    while (more) {
+        JsonText key;
+        JsonSpan value;
+        if (!json_scan_text(s, &key, err) || !json_scan_expect(s, ':', err)) return false;
+        const bool model = depth == 0 && key.length == 5 && memcmp(key.bytes, "model", 5) == 0;
+        const bool vocab = depth == 1 && key.length == 5 && memcmp(key.bytes, "vocab", 5) == 0;
+        const bool merges = depth == 1 && key.length == 6 && memcmp(key.bytes, "merges", 6) == 0;
+        if (model && json_scan_peek(s) == '{') {
+            if (!find_members(huge, s, 1, err)) return false;
+        } else if (!json_scan_skip(s, &value, err)) {
+            return false;
+        }
+        if (vocab) huge->vocab = value;
+        if (merges) huge->merges = value;
+        if (!json_scan_more(s, '}', &more, err)) return false;
+    }
+    return true;
+}
+
+/* Copies the file up to `span` and an empty value in its place. */
+static bool copy_without(Text *out, const JsonScan *s, size_t *copied, JsonSpan span, Err *err)
+{
+    const char open = s->bytes[span.begin];
+    const char *empty = open == '{' ? "{}" : open == '[' ? "[]" : "null";
+    if (!text_add(out, s->bytes + *copied, span.begin - *copied, err) || !text_add_z(out, empty, err)) return false;
+    *copied = span.begin + span.length;
+    return true;
+}
+
+/* The document without what is huge. A file whose root is no object is left to the parser to refuse. */
+static bool parse_rest(json_t **root, HugeMembers *huge, Err *err)
+{
+    JsonScan *s = &huge->scan;
+    Text rest = {0};
+    size_t copied = 0;
+    bool done = json_scan_peek(s) != '{' || find_members(huge, s, 0, err);
+    const bool vocab_first = huge->vocab.begin < huge->merges.begin;
+    const JsonSpan spans[2] = {vocab_first ? huge->vocab : huge->merges, vocab_first ? huge->merges : huge->vocab};
+    for (int i = 0; done && i < 2; i++) {
+        if (spans[i].length) done = copy_without(&rest, s, &copied, spans[i], err);
+    }
+    done = done && text_add(&rest, s->bytes + copied, s->length - copied, err) &&
+           json_parse(root, rest.bytes, rest.length, s->what, ERR_MODEL, err);
+    text_free(&rest);
+    text_free(&s->unescaped);
+    return done;
 }
 
 bool tokenizer_load_json(Tokenizer *t, const char *path, Err *err)
@@ -226,10 +303,11 @@ bool tokenizer_load_json(Tokenizer *t, const char *path, Err *err)
     json_t *root = NULL;
     if (!file_read_all(&bytes, &length, path, FILE_MOST, ERR_MODEL, err)) return false;
     hash_bytes(bytes, length, t->fingerprint);
-    const bool parsed = json_parse(&root, bytes, length, path, ERR_MODEL, err);
-    mem_free(bytes);
-    if (!parsed) return false;
-    const bool done = load_root(t, root, err) || err_note(err, "%s", path);
+    HugeMembers huge = {
+        .scan = {.bytes = bytes, .length = length, .what = path}
+    };
+    const bool done = parse_rest(&root, &huge, err) && (load_root(t, root, &huge, err) || err_note(err, "%s", path));
     json_decref(root);
+    mem_free(bytes);
     return done;
 }
