@@ -53,7 +53,6 @@ typedef struct Linear {
 /* Shared by all groups. */
 typedef struct LinearWork {
     Backend *be;
-    DType dtype;
     const Lora *lora; /* null without adapters */
     Tensor params, grads;
     Tensor weights; /* flat: the largest group */

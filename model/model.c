@@ -1,7 +1,6 @@
 #include "model/decoder.h"
 
 #include "backend/elementwise.h"
-#include "base/log.h"
 #include "base/mem.h"
 
 #include <stdio.h>
@@ -196,7 +195,6 @@ void model_place(Model *m, ModelArenas *arenas)
     m->ids = arena_vector(&arenas->scratch, DTYPE_I32, m->n_max);
     m->positions = arena_vector(&arenas->scratch, DTYPE_I32, m->n_max);
     m->linear.be = m->be;
-    m->linear.dtype = m->options.compute;
     m->linear.lora = m->has_lora ? &m->lora : NULL;
     m->linear.params = m->params;
     m->linear.grads = m->grads;
