@@ -41,11 +41,13 @@ static bool open_what_is_there(Session *s, Err *err)
             return false;
         }
         log_warn("planned without the data, because there is no tokenizer: %s", fault.text);
+        settings_skip_data(s->config);
         return true;
     }
     const char *missing = missing_data(s->config);
     if (missing) {
         log_warn("planned without the data: %s is not there", missing);
+        settings_skip_data(s->config);
         return true;
     }
     return session_open_data(s, true, err);

@@ -111,14 +111,6 @@ static bool save_the_end(Trainer *t, Err *err)
     return saving_checkpoint(t, err);
 }
 
-static bool export_the_end(Trainer *t, Err *err)
-{
-    Err fault = {0};
-    if (saving_export(t, &fault)) return true;
-    log_warn("the adapter was not written, trying once more: %s", fault.text);
-    return saving_export(t, err);
-}
-
 static bool give_up(Trainer *t, Err *err)
 {
     const WatchdogState *w = &t->state.watchdog;
@@ -139,7 +131,7 @@ static bool finish(Trainer *t, Err *err)
     Err unsaved = {0}, waiting = {0};
     if (!metrics_flush(&t->metrics, &waiting)) log_warn("metrics.jsonl is incomplete: %s", waiting.text);
     const bool saved = save_the_end(t, &unsaved);
-    if (!export_the_end(t, err)) return false;
+    if (!saving_export(t, err)) return false;
     if (!saved) {
         *err = unsaved;
         return false;

@@ -145,19 +145,17 @@ static bool move_files(const char *to, const char *from, Err *err)
     return ok && file_remove_tree(from, err);
 }
 
-bool saving_export(Trainer *t, Err *err)
+/* What `write` puts into a hidden folder takes its place in output_dir, or nothing does. */
+static bool publish(Trainer *t, bool (*write)(const Trainer *t, const char *folder, Err *err), Err *err)
 {
     const char *output = t->session.settings.output_dir;
-    bool ok = false;
-    char *result = result_folder(t);
     char *folder = path_join(output, FINAL_FOLDER, err);
+    bool ok = false;
     TRY(folder != NULL);
     if (file_exists(folder)) TRY(file_remove_tree(folder, err));
     TRY(file_make_folders(folder, err));
-    TRY(result ? copy_adapter(folder, result, err) : save_adapter(t, folder, err));
-    TRY(tokenizer_files_write(folder, t->session.tokenizer_path, t->session.tokenizer, err));
+    TRY(write(t, folder, err));
     TRY(move_files(output, folder, err));
-    log_info("the adapter is in %s", output);
     ok = true;
 fail:
     if (!ok && folder) {
@@ -165,8 +163,38 @@ fail:
         if (file_exists(folder) && !file_remove_tree(folder, &ignored)) log_warn("%s stays behind", folder);
     }
     mem_free(folder);
+    return ok;
+}
+
+static bool write_adapter(const Trainer *t, const char *folder, Err *err)
+{
+    char *result = result_folder(t);
+    const bool ok = result ? copy_adapter(folder, result, err) : save_adapter(t, folder, err);
     mem_free(result);
     return ok;
+}
+
+static bool write_tokenizer(const Trainer *t, const char *folder, Err *err)
+{
+    return tokenizer_files_write(folder, t->session.tokenizer_path, t->session.tokenizer, err);
+}
+
+/* A file whose write failed is never written again, but a new one is, once. */
+static bool publish_twice(Trainer *t, bool (*write)(const Trainer *t, const char *folder, Err *err), Err *err)
+{
+    Err fault = {0};
+    if (publish(t, write, &fault)) return true;
+    log_warn("not written, trying once more: %s", fault.text);
+    return publish(t, write, err);
+}
+
+bool saving_export(Trainer *t, Err *err)
+{
+    if (!publish_twice(t, write_adapter, err)) return false;
+    session_release(&t->session); /* the files of a tokenizer take memory to make, and nobody needs the model now */
+    if (!publish_twice(t, write_tokenizer, err)) return false;
+    log_info("the adapter is in %s", t->session.settings.output_dir);
+    return true;
 }
 
 bool saving_exported(const Trainer *t)

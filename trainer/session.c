@@ -37,16 +37,22 @@ fail:
     return false;
 }
 
-void session_close(Session *s)
+void session_release(Session *s)
 {
     adamw_free(s->optimizer);
     model_free(s->model);
-    if (s->backend) {
-        backend_arena_release(s->backend, &s->arenas.scratch);
-        backend_arena_release(s->backend, &s->arenas.activations);
-        backend_arena_release(s->backend, &s->arenas.state);
-        backend_arena_release(s->backend, &s->arenas.weights);
-    }
+    s->optimizer = NULL;
+    s->model = NULL;
+    if (!s->backend) return;
+    backend_arena_release(s->backend, &s->arenas.scratch);
+    backend_arena_release(s->backend, &s->arenas.activations);
+    backend_arena_release(s->backend, &s->arenas.state);
+    backend_arena_release(s->backend, &s->arenas.weights);
+}
+
+void session_close(Session *s)
+{
+    session_release(s);
     lora_config_free(&s->adapter);
     dataset_close(s->validation); /* borrows the tokens of the training set when it was split off */
     dataset_close(s->train);

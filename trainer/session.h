@@ -35,6 +35,8 @@ typedef struct Session {
 /* Backend, settings, base model. */
 bool session_open(Session *out, const Config *c, const SessionOptions *options, Err *err) MUST_USE;
 void session_close(Session *s);
+/* Model, optimizer and arenas only. */
+void session_release(Session *s);
 
 bool session_open_tokenizer(Session *s, Err *err) MUST_USE;
 

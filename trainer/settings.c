@@ -181,6 +181,16 @@ DataOptions settings_data(const Config *c, const DataSource *sources, int count,
     };
 }
 
+void settings_skip_data(const Config *c)
+{
+    (void)CONFIG_GET(c, datasets);
+    (void)CONFIG_GET(c, test_datasets);
+    (void)CONFIG_GET(c, val_set_size);
+    (void)CONFIG_GET(c, tokenizer);
+    (void)CONFIG_GET(c, chat_template);
+    (void)settings_data(c, NULL, 0, 0, false);
+}
+
 /* How many of `per_epoch` marks an epoch lie at or before row `rows` of the endless sequence. */
 static int64_t marks(int64_t rows, int64_t per_epoch, int64_t epoch_rows)
 {

@@ -57,6 +57,9 @@ Schedule settings_schedule(const Config *c, int64_t total_steps);
 /* `sources` (of `count`) must stay until dataset_open returns. */
 DataOptions settings_data(const Config *c, const DataSource *sources, int count, int64_t vocabulary, bool evaluation);
 
+/* For a plan without data: marks the keys about data as read, since nothing is wrong with them. */
+void settings_skip_data(const Config *c);
+
 /* Whether something that happens every `steps` updates, or `per_epoch` times an epoch, happens after update `step`
  * (from 1). Both 0: never. */
 bool settings_due(int64_t steps, int64_t per_epoch, int64_t step, int64_t update_rows, int64_t epoch_rows);

@@ -1,0 +1,274 @@
+/* The program as people start it: signals, exit codes, the plan's memory against the real peak. Needs QLORA_BINARY. */
+#include "base/file.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "tests/support/workspace.h"
+
+#include <fcntl.h>
+#include <math.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static Workspace workspace;
+static const char *binary;
+
+static int setup(void **state)
+{
+    (void)state;
+    binary = getenv("QLORA_BINARY");
+    if (!binary) return -1;
+    workspace_make(&workspace, 24);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    workspace_free(&workspace);
+    return 0;
+}
+
+static pid_t start(const char *const *words)
+{
+    unlink("log"); /* nobody takes the lines of an earlier process for its own */
+    const pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid > 0) return pid;
+    const int out = open("out", O_WRONLY | O_CREAT | O_TRUNC, 0666),
+              log = open("log", O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    dup2(out, STDOUT_FILENO);
+    dup2(log, STDERR_FILENO);
+    char *argv[16];
+    int n = 0;
+    argv[n++] = (char *)(uintptr_t)binary;
+    for (; words[n - 1]; n++)
+        argv[n] = (char *)(uintptr_t)words[n - 1];
+    argv[n] = NULL;
+    execv(binary, argv);
+    _exit(99);
+}
+
+static int finish(pid_t pid, struct rusage *usage)
+{
+    int status;
+    struct rusage ignored;
+    assert_int_equal(wait4(pid, &status, 0, usage ? usage : &ignored), pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+static int run(const char *const *words)
+{
+    return finish(start(words), NULL);
+}
+
+#define RUN(...) run((const char *[]){__VA_ARGS__, NULL})
+
+static char *read_text(const char *path)
+{
+    char *bytes = NULL;
+    size_t length = 0;
+    Err err = {0};
+    assert_true(file_read_all(&bytes, &length, path, 1 << 24, ERR_DATA, &err));
+    return bytes;
+}
+
+static void pause_ms(long ms)
+{
+    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
+}
+
+static void every_command_has_help_and_usage_errors_exit_with_2(void **state)
+{
+    (void)state;
+    static const char *const commands[] = {"train",   "plan",     "eval",   "generate", "quantize",
+                                           "inspect", "tokenize", "doctor", "schema",   "explain"};
+    for (int i = 0; i < 10; i++) {
+        assert_int_equal(RUN(commands[i], "--help"), 0);
+        char *text = read_text("out");
+        assert_non_null(strstr(text, commands[i]));
+        mem_free(text);
+        assert_int_equal(RUN(commands[i], "--nonsense"), 2);
+    }
+    assert_int_equal(RUN("--version"), 0);
+    assert_int_equal(RUN("tarin"), 2);
+    assert_int_equal(RUN("train", "not-there.yaml"), 2);
+}
+
+/* Waits until the log holds `text`, or the process is over. */
+static void wait_for(const char *text)
+{
+    for (int i = 0; i < 600; i++) {
+        char *log = file_exists("log") ? read_text("log") : NULL;
+        const bool there = log && strstr(log, text);
+        mem_free(log);
+        if (there) return;
+        pause_ms(50);
+    }
+    fail_msg("\"%s\" never came", text);
+}
+
+static void a_signal_saves_and_exits_with_75_and_the_run_goes_on_to_the_bit(void **state)
+{
+    (void)state;
+    static const int signals[] = {SIGTERM, SIGINT, SIGUSR1};
+    const char *more = "max_steps: 1500\nlogging_steps: 20\nsave_steps: 0\nsaves_per_epoch: 0\nlora_dropout: 0.1\n";
+    workspace_write_config("whole.yaml", "whole", more);
+    assert_int_equal(RUN("train", "whole.yaml"), 0);
+    for (int i = 0; i < 3; i++) {
+        char output[16];
+        snprintf(output, sizeof output, "parts%d", i);
+        workspace_write_config("parts.yaml", output, more);
+        const pid_t pid = start((const char *[]){"train", "parts.yaml", NULL});
+        wait_for("step 20/1500");
+        kill(pid, signals[i]);
+        assert_int_equal(finish(pid, NULL), 75);
+        assert_int_equal(RUN("train", "parts.yaml"), 0);
+        assert_true(workspace_same_in("whole", output, "adapter_model.safetensors"));
+        assert_true(workspace_same_in("whole", output, "checkpoint-00001500/optimizer.safetensors"));
+    }
+}
+
+static void a_second_run_on_one_folder_is_refused_while_the_first_goes_on(void **state)
+{
+    (void)state;
+    workspace_write_config("a.yaml", "a", "max_steps: 100000\n");
+    const pid_t pid = start((const char *[]){"train", "a.yaml", NULL});
+    wait_for("step 2/");
+    const int kept = rename("log", "log.first");
+    assert_int_equal(kept, 0);
+    assert_int_equal(RUN("train", "a.yaml"), 5);
+    kill(pid, SIGTERM);
+    assert_int_equal(finish(pid, NULL), 75);
+}
+
+static void results_go_to_stdout_and_a_closed_stdout_is_an_error(void **state)
+{
+    (void)state;
+    workspace_write_config("a.yaml", "a", "test_datasets: [{path: test.jsonl}]\n");
+    assert_int_equal(RUN("eval", "a.yaml", "--json"), 0);
+    char *text = read_text("out");
+    json_error_t fault;
+    json_t *o = json_loads(text, 0, &fault);
+    assert_non_null(o);
+    assert_true(json_number_value(json_object_get(o, "eval_loss")) > 0);
+    assert_true(fabs(json_number_value(json_object_get(o, "perplexity")) /
+                         exp(json_number_value(json_object_get(o, "eval_loss"))) -
+                     1) < 1e-9);
+    assert_true(json_integer_value(json_object_get(o, "tokens")) > 0);
+    json_decref(o);
+    mem_free(text);
+    char command[4096];
+    snprintf(command, sizeof command, "%s schema >/dev/full 2>log", binary);
+    const int status = system(command);
+    assert_int_equal(WEXITSTATUS(status), 5);
+}
+
+static void training_goes_on_when_its_log_cannot_be_written(void **state)
+{
+    (void)state;
+    char command[4096];
+    workspace_write_config("a.yaml", "a", NULL);
+    workspace_write_config("b.yaml", "b", NULL);
+    assert_int_equal(RUN("train", "a.yaml"), 0);
+    snprintf(command, sizeof command, "%s train b.yaml >&- 2>/dev/full", binary);
+    const int status = system(command);
+    assert_int_equal(WEXITSTATUS(status), 0);
+    assert_true(workspace_same_in("a", "b", "adapter_model.safetensors"));
+}
+
+static void evaluating_with_the_adapter_gives_the_loss_that_training_saw(void **state)
+{
+    (void)state;
+    workspace_write_config("a.yaml", "a",
+                           "test_datasets: [{path: test.jsonl}]\neval_steps: 6\nload_best_model_at_end: false\n");
+    assert_int_equal(RUN("train", "a.yaml"), 0);
+    assert_int_equal(RUN("eval", "a.yaml", "--adapter", "a", "--json"), 0);
+    char *out = read_text("out"), *metrics = read_text("a/metrics.jsonl");
+    const char *last = strstr(metrics, "{\"step\": 6, \"eval_loss\": ");
+    assert_non_null(last);
+    const double trained = strtod(last + 24, NULL), now = strtod(out + strlen("{\"eval_loss\": "), NULL);
+    assert_true(trained == now);
+    mem_free(out);
+    mem_free(metrics);
+}
+
+static double number_of(const char *path, const char *key)
+{
+    char *text = read_text(path);
+    json_error_t fault;
+    json_t *o = json_loads(text, 0, &fault);
+    assert_non_null(o);
+    const double value = json_number_value(json_object_get(o, key));
+    json_decref(o);
+    mem_free(text);
+    return value;
+}
+
+static void the_plan_foretells_the_peak_memory(void **state)
+{
+    (void)state;
+    static const char *const more[] = {
+        "micro_batch_size: 24\ngradient_accumulation_steps: 1\ngradient_checkpointing: false\n",
+        "sample_packing: true\nsequence_len: 2048\ngradient_checkpointing: true\n",
+        "lora_r: 256\noptimizer: adamw\n",
+    };
+    for (int i = 0; i < 3; i++) {
+        char output[16];
+        struct rusage usage;
+        snprintf(output, sizeof output, "run%d", i);
+        workspace_write_config("a.yaml", output, more[i]);
+        assert_int_equal(RUN("plan", "a.yaml", "--json"), 0);
+        const double planned = number_of("out", "peak_memory_bytes");
+        const pid_t pid = start((const char *[]){"train", "a.yaml", NULL});
+        assert_int_equal(finish(pid, &usage), 0);
+        const double real = (double)usage.ru_maxrss * 1024;
+        if (fabs(planned / real - 1) > 0.05)
+            fail_msg("%s: planned %.1f MB, used %.1f MB", more[i], planned / 1e6, real / 1e6);
+    }
+}
+
+static void a_plan_needs_neither_weights_nor_data(void **state)
+{
+    (void)state;
+    Err err = {0};
+    workspace_write_config("a.yaml", "a", NULL);
+    assert_int_equal(RUN("plan", "a.yaml", "--json"), 0);
+    assert_int_equal((int)number_of("out", "total_steps"), 6);
+    const double parameters = number_of("out", "trainable_parameters");
+    assert_true(number_of("out", "trained_tokens") > 0);
+    assert_true(file_remove("model/model.safetensors", &err));
+    assert_int_equal(RUN("plan", "a.yaml", "--json"), 0);
+    assert_true(number_of("out", "trainable_parameters") == parameters);
+    assert_true(file_remove("train.jsonl", &err));
+    assert_int_equal(RUN("plan", "a.yaml", "--json"), 0);
+    assert_true(file_remove("model/tokenizer.json", &err));
+    assert_int_equal(RUN("plan", "a.yaml", "--json"), 0);
+    assert_int_equal(RUN("plan", "a.yaml", "--set", "memory_budget=5MiB"), 5);
+    assert_int_equal(RUN("train", "a.yaml"), 4);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(every_command_has_help_and_usage_errors_exit_with_2),
+        TEST(a_signal_saves_and_exits_with_75_and_the_run_goes_on_to_the_bit),
+        TEST(a_second_run_on_one_folder_is_refused_while_the_first_goes_on),
+        TEST(results_go_to_stdout_and_a_closed_stdout_is_an_error),
+        TEST(training_goes_on_when_its_log_cannot_be_written),
+        TEST(evaluating_with_the_adapter_gives_the_loss_that_training_saw),
+        TEST(the_plan_foretells_the_peak_memory),
+        TEST(a_plan_needs_neither_weights_nor_data),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
