@@ -285,6 +285,17 @@ static void a_spike_is_clipped_to_the_percentile_of_recent_norms(void **state)
     rig_free(&r);
 }
 
+static void the_percentile_is_taken_over_the_last_hundred_norms(void **state)
+{
+    ClipHistory history = {{0}};
+    (void)state;
+    for (int64_t update = 1; update <= 250; update++)
+        assert_false(clip_factor(&history, update, 1.0 + (double)(update % 100), 0.0, 100).percentile_clipped);
+    const ClipResult r = clip_factor(&history, 251, 1000.0, 0.0, 70); /* in the place of a 52 */
+    assert_true(r.percentile_clipped && fabs(r.factor - 72.0 / 1000.0) < 1e-12);
+    assert_false(clip_factor(&history, 252, 72.0, 0.0, 70).percentile_clipped);
+}
+
 static void the_variance_clamp_bounds_what_is_used_and_what_is_stored(void **state)
 {
     (void)state;
@@ -474,6 +485,7 @@ int main(void)
         cmocka_unit_test(the_value_clamp_counts_what_it_changes),
         cmocka_unit_test(the_norm_clip_sees_what_the_value_clamp_left),
         cmocka_unit_test(a_spike_is_clipped_to_the_percentile_of_recent_norms),
+        cmocka_unit_test(the_percentile_is_taken_over_the_last_hundred_norms),
         cmocka_unit_test(the_variance_clamp_bounds_what_is_used_and_what_is_stored),
         cmocka_unit_test(the_rms_clamp_holds_every_parameter_to_its_cap),
         cmocka_unit_test(decay_and_the_scale_of_a_parameter_act_on_it_alone),

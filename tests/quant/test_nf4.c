@@ -206,6 +206,20 @@ static void absmax_codes_and_restored_absmax_are_the_published_ones(void **state
         assert_int_equal(bits_of(nested_value(map, codes[i], nested, offset)), restored[i]);
 }
 
+static void the_offset_is_a_sum_that_was_divided(void **state)
+{
+    (void)state;
+    for (int n = 1; n < 200; n++) {
+        float x[200];
+        for (int i = 0; i < n; i++)
+            x[i] = (float)(i % 7 + 1); /* sums are exact in any order */
+        float sum = 0.0f;
+        for (int i = 0; i < n; i++)
+            sum += x[i];
+        assert_int_equal(bits_of(nested_mean(x, n)), bits_of(sum / (float)n));
+    }
+}
+
 /* --- plain and vector forms --- */
 
 static const struct Scale {
@@ -485,6 +499,7 @@ int main(void)
         cmocka_unit_test(tails_and_zeros_get_the_published_codes),
         cmocka_unit_test(a_value_at_a_threshold_takes_the_lower_code),
         cmocka_unit_test(absmax_codes_and_restored_absmax_are_the_published_ones),
+        cmocka_unit_test(the_offset_is_a_sum_that_was_divided),
         cmocka_unit_test(vector_and_plain_encoding_give_the_same_bytes),
         cmocka_unit_test(subnormal_weights_count_as_zero),
         cmocka_unit_test(vector_and_plain_decoding_give_the_same_bytes),
