@@ -9,7 +9,7 @@ work=build/quickstart
 mkdir -p "$work"
 
 cmake --preset release >/dev/null
-cmake --build --preset release
+cmake --build --preset release --target qlora
 
 sum=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 if ! echo "$sum  $work/model.gguf" | sha256sum --check --status 2>/dev/null; then

@@ -1,0 +1,162 @@
+/*
+ * scene.h - a tiny model, its data, and a config in a temporary folder: the stage of the end-to-end tests.
+ */
+#pragma once
+
+#include "base/check.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "tests/support/child.h"
+#include "tests/support/tiny.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+typedef struct Scene {
+    char *folder;
+    char config[512];
+    char log[512];
+} Scene;
+
+enum { SCENE_STEPS = 6 };
+
+static inline void scene_path(char out[512], const Scene *s, const char *name)
+{
+    snprintf(out, 512, "%s/%s", s->folder, name);
+}
+
+static inline void scene_open(Scene *s)
+{
+    Err err = {0};
+    s->folder = tiny_temp_folder();
+    char model[512], train[512], test[512];
+    scene_path(model, s, "model");
+    scene_path(train, s, "train.jsonl");
+    scene_path(test, s, "test.jsonl");
+    scene_path(s->config, s, "config.yaml");
+    scene_path(s->log, s, "log");
+    const TinyOptions tiny = {.tied = true, .seed = 7};
+    CHECK(tiny_model_write(model, &tiny, &err));
+    CHECK(tiny_chats_write(train, 48, 1, &err));
+    CHECK(tiny_chats_write(test, 8, 2, &err));
+    FILE *f = fopen(s->config, "w");
+    CHECK(f);
+    fprintf(f,
+            "base_model: %s\noutput_dir: %s/run\ndataset_prepared_path: %s/cache\n"
+            "datasets:\n  - path: %s\ntest_datasets:\n  - path: %s\n"
+            "bnb_4bit_compute_dtype: fp32\nlora_r: 8\nsequence_len: 128\nsample_packing: false\n"
+            "micro_batch_size: 2\ngradient_accumulation_steps: 2\nmax_steps: %d\nlearning_rate: 1e-2\n"
+            "save_steps: 2\neval_steps: 3\nlora_dropout: 0.1\nneftune_noise_alpha: 5\n",
+            model, s->folder, s->folder, train, test, SCENE_STEPS);
+    CHECK(fclose(f) == 0);
+}
+
+static inline void scene_close(Scene *s)
+{
+    Err err = {0};
+    CHECK(file_remove_tree(s->folder, &err));
+    mem_free(s->folder);
+}
+
+static inline void scene_forget_run(const Scene *s)
+{
+    Err err = {0};
+    char run[512];
+    scene_path(run, s, "run");
+    CHECK(file_remove_tree(run, &err));
+}
+
+static inline void scene_show_log(const Scene *s)
+{
+    Err err = {0};
+    char *text = NULL;
+    size_t length = 0;
+    if (file_read_all(&text, &length, s->log, 1 << 24, ERR_DISK, &err)) {
+        const size_t tail = length > 4000 ? length - 4000 : 0;
+        fprintf(stderr, "---- log of the run\n%s\n----\n", text + tail);
+    }
+    mem_free(text);
+}
+
+/* What a run yields: bytes of the adapter, and per update what must not vary. */
+typedef struct Outcome {
+    char *adapter;
+    size_t adapter_length;
+    double loss[SCENE_STEPS + 1], grad_norm[SCENE_STEPS + 1];
+    int seen[SCENE_STEPS + 1]; /* lines of that update in metrics.jsonl */
+} Outcome;
+
+static inline void outcome_free(Outcome *o)
+{
+    mem_free(o->adapter);
+    *o = (Outcome){0};
+}
+
+static inline void outcome_read(Outcome *o, const Scene *s)
+{
+    Err err = {0};
+    char path[512];
+    scene_path(path, s, "run/adapter_model.safetensors");
+    *o = (Outcome){0};
+    if (!file_read_all(&o->adapter, &o->adapter_length, path, 1 << 24, ERR_DISK, &err)) {
+        scene_show_log(s);
+        fail_msg("%s", err.text);
+    }
+    scene_path(path, s, "run/metrics.jsonl");
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    char line[8192];
+    while (fgets(line, sizeof line, f)) {
+        json_t *row = json_loads(line, 0, NULL);
+        assert_non_null(row);
+        const json_t *loss = json_object_get(row, "loss");
+        if (loss) {
+            const json_int_t step = json_integer_value(json_object_get(row, "step"));
+            assert_in_range(step, 1, SCENE_STEPS);
+            o->seen[step]++;
+            o->loss[step] = json_number_value(loss);
+            o->grad_norm[step] = json_number_value(json_object_get(row, "grad_norm"));
+        }
+        json_decref(row);
+    }
+    fclose(f);
+}
+
+static inline void outcome_equal(const Outcome *a, const Outcome *b)
+{
+    for (int step = 1; step <= SCENE_STEPS; step++) {
+        assert_int_equal(a->seen[step], 1);
+        assert_int_equal(b->seen[step], 1);
+        assert_memory_equal(&a->loss[step], &b->loss[step], sizeof(double));
+        assert_memory_equal(&a->grad_norm[step], &b->grad_norm[step], sizeof(double));
+    }
+    assert_int_equal(a->adapter_length, b->adapter_length);
+    assert_memory_equal(a->adapter, b->adapter, a->adapter_length);
+}
+
+/* A run that must end with `status`; its log is shown otherwise. */
+static inline ChildResult scene_train(const Scene *s, const char *const *overrides, const ChildFault *fault, int status)
+{
+    remove(s->log);
+    const ChildResult r = child_train(s->config, overrides, fault, s->log);
+    if (r.status != status) {
+        scene_show_log(s);
+        fail_msg("the run ended with %d instead of %d", r.status, status);
+    }
+    return r;
+}
+
+/* The soak runs every point; CI a tenth of them, evenly spread. */
+static inline uint64_t scene_stride(uint64_t points, uint64_t in_ci)
+{
+    if (getenv("QLORA_TEST_SOAK") || points <= in_ci) return 1;
+    return points / in_ci;
+}
