@@ -283,7 +283,8 @@ static bool encode_part(const Bpe *b, BpeScratch *s, const char *word, size_t le
     }
     const size_t from = s->count;
     if (!encode_merging(b, s, word, length, 0, err)) return false;
-    word_cache_put(s->cache, hash, word, length, s->tokens + from, s->count - from);
+    const bool any = s->count > from; /* characters without an unknown token vanish */
+    word_cache_put(s->cache, hash, word, length, any ? s->tokens + from : NULL, s->count - from);
     for (size_t i = from; base && i < s->count; i++) {
         s->tokens[i].begin += (uint32_t)base;
         s->tokens[i].end += (uint32_t)base;

@@ -1,39 +1,12 @@
-#include "data/decode.h"
+#include "data/decode_internal.h"
 
 #include "base/check.h"
 #include "base/mem.h"
 #include "data/charclass.h"
-#include "data/normalize.h"
-#include "data/pieces.h"
 
 #include <string.h>
 
-typedef enum StepKind {
-    STEP_BYTE_LEVEL,
-    STEP_BYTE_FALLBACK,
-    STEP_FUSE,
-    STEP_REPLACE,
-    STEP_STRIP,
-    STEP_METASPACE,
-    STEP_WORD_PIECE,
-    STEP_BPE,
-    STEP_CTC
-} StepKind;
-
-typedef struct Step {
-    StepKind kind;
-    Pattern *pattern; /* Replace */
-    Text text;        /* Replace: content; Strip: character; Metaspace: replacement; WordPiece: prefix; BPE: suffix;
-                         CTC: pad token */
-    Text delimiter;   /* CTC */
-    int64_t start, stop;
-    bool cleanup, first_dropped; /* Metaspace: no space for a replacement in the first token */
-} Step;
-
-struct Decoder {
-    Step *steps;
-    size_t count, capacity;
-};
+enum { DECODED_MOST = 256 * 1024 * 1024 };
 
 static const char replacement_char[] = "\xEF\xBF\xBD";
 
@@ -62,163 +35,6 @@ static const char *list_item(const TextList *l, size_t i, size_t *length)
     const size_t begin = i ? l->ends[i - 1] : 0;
     *length = l->ends[i] - begin;
     return l->bytes.bytes + begin;
-}
-
-void decoder_destroy(Decoder *d)
-{
-    if (!d) return;
-    for (size_t i = 0; i < d->count; i++) {
-        pattern_destroy(d->steps[i].pattern);
-        text_free(&d->steps[i].text);
-        text_free(&d->steps[i].delimiter);
-    }
-    mem_free(d->steps);
-    mem_free(d);
-}
-
-/* Reading the description */
-
-static Step *add_step(Decoder *d, StepKind kind, Err *err)
-{
-    if (!mem_grow(&d->steps, &d->capacity, d->count + 1, sizeof *d->steps, err)) return NULL;
-    d->steps[d->count] = (Step){.kind = kind};
-    return &d->steps[d->count++];
-}
-
-static bool read_text(Text *out, const json_t *json, const char *key, const char *otherwise, Err *err)
-{
-    const json_t *value = json_object_get(json, key);
-    if (json_is_string(value)) return text_add(out, json_string_value(value), json_string_length(value), err);
-    if (value && !json_is_null(value)) return FAIL(err, ERR_MODEL, "a decoder's \"%s\" is no text", key);
-    if (!otherwise) return FAIL(err, ERR_MODEL, "a decoder has no text \"%s\"", key);
-    return text_add_z(out, otherwise, err);
-}
-
-static bool add_replace(Decoder *d, const json_t *json, Err *err)
-{
-    Step *step = add_step(d, STEP_REPLACE, err);
-    return step && read_text(&step->text, json, "content", NULL, err) &&
-           pattern_from_json(&step->pattern, json_object_get(json, "pattern"), "a Replace decoder", err);
-}
-
-static bool add_strip(Decoder *d, const json_t *json, Err *err)
-{
-    Step *step = add_step(d, STEP_STRIP, err);
-    return step && read_text(&step->text, json, "content", " ", err) &&
-           json_get_int(&step->start, json, "start", 0, INT32_MAX, "a Strip decoder", err) &&
-           json_get_int(&step->stop, json, "stop", 0, INT32_MAX, "a Strip decoder", err);
-}
-
-static bool add_metaspace(Decoder *d, const json_t *json, Err *err)
-{
-    Step *step = add_step(d, STEP_METASPACE, err);
-    if (!step || !read_text(&step->text, json, "replacement", "\xE2\x96\x81", err)) return false;
-    const char *scheme = json_string_value(json_object_get(json, "prepend_scheme"));
-    const bool never = scheme ? strcmp(scheme, "never") == 0 : json_is_false(json_object_get(json, "add_prefix_space"));
-    step->first_dropped = !never;
-    return true;
-}
-
-static bool add_word_piece(Decoder *d, const json_t *json, Err *err)
-{
-    Step *step = add_step(d, STEP_WORD_PIECE, err);
-    if (!step) return false;
-    step->cleanup = true;
-    return read_text(&step->text, json, "prefix", "##", err) &&
-           json_get_bool(&step->cleanup, json, "cleanup", "a WordPiece decoder", err);
-}
-
-static bool add_ctc(Decoder *d, const json_t *json, Err *err)
-{
-    Step *step = add_step(d, STEP_CTC, err);
-    if (!step) return false;
-    step->cleanup = true;
-    return read_text(&step->text, json, "pad_token", "<pad>", err) &&
-           read_text(&step->delimiter, json, "word_delimiter_token", "|", err) &&
-           json_get_bool(&step->cleanup, json, "cleanup", "a CTC decoder", err);
-}
-
-static bool add_bpe(Decoder *d, const json_t *json, Err *err)
-{
-    Step *step = add_step(d, STEP_BPE, err);
-    return step && read_text(&step->text, json, "suffix", "</w>", err);
-}
-
-static bool add_decoder(Decoder *d, const json_t *json, Err *err);
-
-static bool add_sequence(Decoder *d, const json_t *json, Err *err)
-{
-    const json_t *list = json_object_get(json, "decoders");
-    if (!json_is_array(list)) return FAIL(err, ERR_MODEL, "a decoder Sequence has no list \"decoders\"");
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        if (!add_decoder(d, json_array_get(list, i), err)) return false;
-    }
-    return true;
-}
-
-static bool add_decoder(Decoder *d, const json_t *json, Err *err)
-{
-    const char *type = json_string_value(json_object_get(json, "type"));
-    if (!type) return FAIL(err, ERR_MODEL, "a decoder has no \"type\"");
-    if (strcmp(type, "Sequence") == 0) return add_sequence(d, json, err);
-    if (strcmp(type, "ByteLevel") == 0) return add_step(d, STEP_BYTE_LEVEL, err) != NULL;
-    if (strcmp(type, "ByteFallback") == 0) return add_step(d, STEP_BYTE_FALLBACK, err) != NULL;
-    if (strcmp(type, "Fuse") == 0) return add_step(d, STEP_FUSE, err) != NULL;
-    if (strcmp(type, "Replace") == 0) return add_replace(d, json, err);
-    if (strcmp(type, "Strip") == 0) return add_strip(d, json, err);
-    if (strcmp(type, "Metaspace") == 0) return add_metaspace(d, json, err);
-    if (strcmp(type, "WordPiece") == 0) return add_word_piece(d, json, err);
-    if (strcmp(type, "BPEDecoder") == 0) return add_bpe(d, json, err);
-    if (strcmp(type, "CTC") == 0) return add_ctc(d, json, err);
-    return FAIL(err, ERR_MODEL, "the decoder \"%.60s\" is not supported", type);
-}
-
-bool decoder_create(Decoder **out, const json_t *json, Err *err)
-{
-    *out = NULL;
-    if (!json || json_is_null(json)) return true;
-    Decoder *d = mem_alloc(1, sizeof *d, err);
-    if (!d) return false;
-    if (!add_decoder(d, json, err)) {
-        decoder_destroy(d);
-        return false;
-    }
-    *out = d;
-    return true;
-}
-
-bool decoder_create_byte_level(Decoder **out, Err *err)
-{
-    Decoder *d = mem_alloc(1, sizeof *d, err);
-    if (d && !add_step(d, STEP_BYTE_LEVEL, err)) {
-        decoder_destroy(d);
-        d = NULL;
-    }
-    *out = d;
-    return d != NULL;
-}
-
-bool decoder_create_sentencepiece(Decoder **out, bool strip, Err *err)
-{
-    Decoder *d = mem_alloc(1, sizeof *d, err);
-    Step *step;
-    *out = NULL;
-    if (!d) return false;
-    TRY((step = add_step(d, STEP_REPLACE, err)) != NULL);
-    TRY(text_add_z(&step->text, " ", err));
-    TRY(pattern_from_text(&step->pattern, "\xE2\x96\x81", 3, err));
-    TRY(add_step(d, STEP_BYTE_FALLBACK, err) != NULL);
-    TRY(add_step(d, STEP_FUSE, err) != NULL);
-    if (strip) {
-        TRY((step = add_step(d, STEP_STRIP, err)) != NULL);
-        step->start = 1;
-        TRY(text_add_z(&step->text, " ", err));
-    }
-    *out = d;
-    return true;
-fail:
-    decoder_destroy(d);
-    return false;
 }
 
 /* Bytes of one token */
@@ -259,10 +75,18 @@ static int byte_token(const char *text, size_t length)
     return low < 0 || high < 0 ? -1 : high * 16 + low;
 }
 
+/* A chain of replacements could double a text with every step. */
+static bool check_growth(const Text *out, Err *err)
+{
+    if (out->length <= DECODED_MOST) return true;
+    return FAIL(err, ERR_MODEL, "the tokenizer's decoder makes a text of more than %d bytes", DECODED_MOST);
+}
+
 static bool add_without(Text *out, const char *text, size_t length, const Text *what, const char *instead, Err *err)
 {
     for (size_t i = 0; i < length;) {
         const char *at = what->length ? memmem(text + i, length - i, what->bytes, what->length) : NULL;
+        if (!check_growth(out, err)) return false;
         if (!at) return text_add(out, text + i, length - i, err);
         if (!text_add(out, text + i, (size_t)(at - text) - i, err) || !text_add_z(out, instead, err)) return false;
         i = (size_t)(at - text) + what->length;
@@ -354,21 +178,21 @@ static bool run_byte_fallback(TextList *to, const TextList *from, Err *err)
     return done;
 }
 
-static bool replace(const Step *step, PatternScratch *s, SpanList *spans, Text *out, const char *text, size_t length,
-                    Err *err)
+static bool replace(const DecodeStep *step, PatternScratch *s, SpanList *spans, Text *out, const char *text,
+                    size_t length, Err *err)
 {
     if (!pattern_find(step->pattern, s, spans, text, length, err)) return false;
     for (size_t i = 0; i < spans->count; i++) {
         const Span span = spans->items[i];
         const bool done = span.match ? text_add(out, step->text.bytes, step->text.length, err)
                                      : text_add(out, text + span.begin, span.end - span.begin, err);
-        if (!done) return false;
+        if (!done || !check_growth(out, err)) return false;
     }
     return true;
 }
 
 /* Up to `start` of the character at the front and `stop` at the end. */
-static bool strip(const Step *step, Text *out, const char *text, size_t length, Err *err)
+static bool strip(const DecodeStep *step, Text *out, const char *text, size_t length, Err *err)
 {
     const size_t n = step->text.length;
     size_t begin = 0;
@@ -412,7 +236,7 @@ static bool clean_up(Text *text, Err *err)
     return true;
 }
 
-static bool word_piece(const Step *step, Text *out, const char *text, size_t length, bool first, Err *err)
+static bool word_piece(const DecodeStep *step, Text *out, const char *text, size_t length, bool first, Err *err)
 {
     Text word = {0};
     const size_t n = step->text.length;
@@ -426,7 +250,7 @@ static bool word_piece(const Step *step, Text *out, const char *text, size_t len
 }
 
 /* Pad tokens vanish; with `cleanup` spacing is put right and the delimiter becomes a space. */
-static bool ctc(const Step *step, Text *out, const char *text, size_t length, Err *err)
+static bool ctc(const DecodeStep *step, Text *out, const char *text, size_t length, Err *err)
 {
     Text word = {0};
     bool done = add_without(&word, text, length, &step->text, "", err);
@@ -440,7 +264,7 @@ static bool ctc(const Step *step, Text *out, const char *text, size_t length, Er
 }
 
 /* Steps that map each text by itself. */
-static bool run_each(const Step *step, PatternScratch *s, TextList *to, const TextList *from, Err *err)
+static bool run_each(const DecodeStep *step, PatternScratch *s, TextList *to, const TextList *from, Err *err)
 {
     SpanList spans = {0};
     bool done = true;
@@ -450,14 +274,14 @@ static bool run_each(const Step *step, PatternScratch *s, TextList *to, const Te
         Text *out = &to->bytes;
         const char *instead = " ";
         switch (step->kind) {
-        case STEP_REPLACE: done = replace(step, s, &spans, out, text, n, err); break;
-        case STEP_STRIP: done = strip(step, out, text, n, err); break;
-        case STEP_WORD_PIECE: done = word_piece(step, out, text, n, i == 0, err); break;
-        case STEP_METASPACE:
+        case DECODE_REPLACE: done = replace(step, s, &spans, out, text, n, err); break;
+        case DECODE_STRIP: done = strip(step, out, text, n, err); break;
+        case DECODE_WORD_PIECE: done = word_piece(step, out, text, n, i == 0, err); break;
+        case DECODE_METASPACE:
             if (i == 0 && step->first_dropped) instead = "";
             done = add_without(out, text, n, &step->text, instead, err);
             break;
-        case STEP_BPE:
+        case DECODE_BPE:
             if (i + 1 == from->count) instead = "";
             done = add_without(out, text, n, &step->text, instead, err);
             break;
@@ -470,7 +294,7 @@ static bool run_each(const Step *step, PatternScratch *s, TextList *to, const Te
 }
 
 /* Repeated tokens count once, empty results not at all. */
-static bool run_ctc(const Step *step, TextList *to, const TextList *from, Err *err)
+static bool run_ctc(const DecodeStep *step, TextList *to, const TextList *from, Err *err)
 {
     const char *last = NULL;
     size_t last_length = 0;
@@ -487,13 +311,13 @@ static bool run_ctc(const Step *step, TextList *to, const TextList *from, Err *e
     return true;
 }
 
-static bool run_step(const Step *step, PatternScratch *s, TextList *to, const TextList *from, Err *err)
+static bool run_step(const DecodeStep *step, PatternScratch *s, TextList *to, const TextList *from, Err *err)
 {
     switch (step->kind) {
-    case STEP_BYTE_LEVEL: return run_byte_level(to, from, err);
-    case STEP_BYTE_FALLBACK: return run_byte_fallback(to, from, err);
-    case STEP_FUSE: return text_list_add(to, from->bytes.bytes, from->bytes.length, err);
-    case STEP_CTC: return run_ctc(step, to, from, err);
+    case DECODE_BYTE_LEVEL: return run_byte_level(to, from, err);
+    case DECODE_BYTE_FALLBACK: return run_byte_fallback(to, from, err);
+    case DECODE_FUSE: return text_list_add(to, from->bytes.bytes, from->bytes.length, err);
+    case DECODE_CTC: return run_ctc(step, to, from, err);
     default: return run_each(step, s, to, from, err);
     }
 }
@@ -538,23 +362,23 @@ bool decoder_apply(const Decoder *d, Text *out, TextList *list, Err *err)
 }
 
 /* Whether a step has a meaning for a token by itself; what acts on borders of the whole text has none. */
-static bool acts_inside(StepKind kind)
+static bool acts_inside(DecodeKind kind)
 {
-    return kind != STEP_FUSE && kind != STEP_STRIP && kind != STEP_CTC;
+    return kind != DECODE_FUSE && kind != DECODE_STRIP && kind != DECODE_CTC;
 }
 
-static bool token_step(const Step *step, PatternScratch *s, SpanList *spans, Text *out, const char *text, size_t length,
-                       Err *err)
+static bool token_step(const DecodeStep *step, PatternScratch *s, SpanList *spans, Text *out, const char *text,
+                       size_t length, Err *err)
 {
-    const int byte = step->kind == STEP_BYTE_FALLBACK ? byte_token(text, length) : -1;
+    const int byte = step->kind == DECODE_BYTE_FALLBACK ? byte_token(text, length) : -1;
     const char b = (char)byte;
     if (byte >= 0) return text_add(out, &b, 1, err);
     switch (step->kind) {
-    case STEP_BYTE_LEVEL: return add_alphabet_bytes(out, text, length, err);
-    case STEP_REPLACE: return replace(step, s, spans, out, text, length, err);
-    case STEP_METASPACE:
-    case STEP_BPE: return add_without(out, text, length, &step->text, " ", err);
-    case STEP_WORD_PIECE: return word_piece(step, out, text, length, false, err);
+    case DECODE_BYTE_LEVEL: return add_alphabet_bytes(out, text, length, err);
+    case DECODE_REPLACE: return replace(step, s, spans, out, text, length, err);
+    case DECODE_METASPACE:
+    case DECODE_BPE: return add_without(out, text, length, &step->text, " ", err);
+    case DECODE_WORD_PIECE: return word_piece(step, out, text, length, false, err);
     default: return text_add(out, text, length, err);
     }
 }

@@ -10,6 +10,8 @@
 enum { CHAR_MAP_MOST = 4 };
 typedef size_t CharMap(uint32_t c, uint32_t out[CHAR_MAP_MOST]);
 
+enum { STEPS_MOST = 256 };
+
 typedef enum StepKind {
     STEP_FORM,
     STEP_CHARS,
@@ -110,6 +112,10 @@ static size_t map_bert_chinese(uint32_t c, uint32_t *out)
 
 static Step *add_step(Normalizer *n, StepKind kind, Err *err)
 {
+    if (n->count >= STEPS_MOST) {
+        (void)FAIL(err, ERR_MODEL, "the tokenizer has more than %d normalizers", STEPS_MOST);
+        return NULL;
+    }
     if (!mem_grow(&n->steps, &n->capacity, n->count + 1, sizeof *n->steps, err)) return NULL;
     n->steps[n->count] = (Step){.kind = kind};
     return &n->steps[n->count++];

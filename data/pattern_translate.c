@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-enum { GROUP_DEPTH = 200, OUTPUT_LONGEST = 4 * 1024 * 1024 };
+enum { GROUP_DEPTH = 200, OUTPUT_LONGEST = 1024 * 1024 };
 
 typedef struct Translator {
     RegexReader r;

@@ -25,7 +25,9 @@ static bool text_reserve(PieceText *t, size_t more, Err *err)
 {
     const size_t need = t->length + more;
     if (need <= t->capacity) return true;
-    if (need >= UINT32_MAX) return FAIL(err, ERR_DATA, "a text grew beyond 4 GiB while it was normalized");
+    if (need > t->most) {
+        return FAIL(err, ERR_DATA, "the tokenizer makes a text grow to more than %zu bytes", t->most);
+    }
     size_t capacity = t->capacity;
     if (!mem_grow(&t->bytes, &capacity, need, 1, err)) return false;
     uint32_t *starts = mem_resize(t->starts, capacity, sizeof *starts, err);
@@ -38,10 +40,18 @@ static bool text_reserve(PieceText *t, size_t more, Err *err)
     return true;
 }
 
+/* The worst that real descriptions do is NFKD, which makes one character eighteen. */
+static size_t most_for(size_t length)
+{
+    enum { GROWTH = 64, SPARE = 64 * 1024 };
+    return length < (UINT32_MAX - SPARE) / GROWTH ? length * GROWTH + SPARE : UINT32_MAX - 1;
+}
+
 bool pieces_begin(Pieces *p, const char *text, size_t length, Err *err)
 {
     p->text.length = p->next_text.length = 0;
     p->list.count = p->next_list.count = 0;
+    p->text.most = p->next_text.most = most_for(length);
     if (!text_reserve(&p->text, length, err)) return false;
     if (length) memcpy(p->text.bytes, text, length);
     for (size_t i = 0; i < length; i++) {

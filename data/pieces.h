@@ -29,6 +29,7 @@ typedef struct PieceText {
     char *bytes;
     uint32_t *starts, *ends; /* one a byte: where it came from */
     size_t length, capacity;
+    size_t most; /* a description that makes texts grow beyond this is taken for hostile */
 } PieceText;
 
 typedef struct Pieces {

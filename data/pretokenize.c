@@ -12,6 +12,8 @@ static const char gpt2_regex[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?
 
 typedef enum Behavior { ISOLATED, REMOVED, MERGED_WITH_PREVIOUS, MERGED_WITH_NEXT, CONTIGUOUS } Behavior;
 
+enum { STEPS_MOST = 256 };
+
 typedef enum StepKind {
     STEP_SPLIT,
     STEP_SPACE_FIRST, /* a space in front of pieces that do not start with one */
@@ -52,6 +54,10 @@ void pretokenizer_destroy(Pretokenizer *p)
 
 static Step *add_step(Pretokenizer *p, StepKind kind, Err *err)
 {
+    if (p->count >= STEPS_MOST) {
+        (void)FAIL(err, ERR_MODEL, "the tokenizer has more than %d pre-tokenizers", STEPS_MOST);
+        return NULL;
+    }
     if (!mem_grow(&p->steps, &p->capacity, p->count + 1, sizeof *p->steps, err)) return NULL;
     p->steps[p->count] = (Step){.kind = kind};
     return &p->steps[p->count++];

@@ -18,11 +18,16 @@ struct TokenizerCache {
 
 /* Opening */
 
-static bool has_suffix(const char *text, const char *suffix)
+/* By its first bytes: caches store files under names without an ending. */
+static bool is_gguf(bool *out, const char *path, Err *err)
 {
-    const size_t n = strlen(text);
-    const size_t m = strlen(suffix);
-    return n >= m && strcmp(text + n - m, suffix) == 0;
+    File f = {0};
+    char magic[4] = {0};
+    if (!file_open_read(&f, path, ERR_MODEL, err)) return false;
+    const bool done = f.size < sizeof magic || file_read_at(&f, 0, magic, sizeof magic, err);
+    file_close(&f);
+    *out = memcmp(magic, "GGUF", 4) == 0;
+    return done;
 }
 
 static bool load_folder(Tokenizer *t, const char *folder, Err *err)
@@ -45,10 +50,10 @@ bool tokenizer_open(Tokenizer **out, const char *path, Err *err)
     t->bos = t->eos = t->pad = t->unk = -1;
     if (file_is_folder(path)) {
         TRY(load_folder(t, path, err));
-    } else if (has_suffix(path, ".gguf")) {
-        TRY(tokenizer_load_gguf(t, path, err));
     } else {
-        TRY(tokenizer_load_json(t, path, err));
+        bool gguf;
+        TRY(is_gguf(&gguf, path, err));
+        TRY((gguf ? tokenizer_load_gguf : tokenizer_load_json)(t, path, err));
     }
     TRY(tokenizer_finish(t, err));
     *out = t;

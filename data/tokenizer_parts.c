@@ -78,6 +78,9 @@ static bool add_stop(Tokenizer *t, int32_t id, Err *err)
     return id_list_add(&t->stops, id, err);
 }
 
+/* <|end_of_sentence|> with full-width bars and U+2581 for the underlines */
+#define DEEPSEEK_END "<\xEF\xBD\x9C\x65nd\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>"
+
 /* Texts of special tokens that end a turn or a text in published models. */
 static bool add_known_stops(Tokenizer *t, Err *err)
 {
@@ -93,8 +96,7 @@ static bool add_known_stops(Tokenizer *t, Err *err)
         "<|end_of_text|>",
         "<|end_of_turn|>",
         "<|END_OF_TURN_TOKEN|>",
-        "<\xEF\xBD\x9C"
-        "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
+        DEEPSEEK_END,
     };
     for (size_t i = 0; i < ARRAY_COUNT(names); i++) {
         const int32_t id = tokenizer_id(t, names[i]);
