@@ -125,7 +125,7 @@ static void a_signal_saves_and_exits_with_75_and_the_run_goes_on_to_the_bit(void
     workspace_write_config("whole.yaml", "whole", more);
     assert_int_equal(RUN("train", "whole.yaml"), 0);
     for (int i = 0; i < 3; i++) {
-        char output[16];
+        char output[32];
         snprintf(output, sizeof output, "parts%d", i);
         workspace_write_config("parts.yaml", output, more);
         const pid_t pid = start((const char *[]){"train", "parts.yaml", NULL});
@@ -223,7 +223,7 @@ static void the_plan_foretells_the_peak_memory(void **state)
         "lora_r: 256\noptimizer: adamw\n",
     };
     for (int i = 0; i < 3; i++) {
-        char output[16];
+        char output[32];
         struct rusage usage;
         snprintf(output, sizeof output, "run%d", i);
         workspace_write_config("a.yaml", output, more[i]);
