@@ -22,8 +22,7 @@ void added_tokens_free(AddedTokens *a)
     mem_free(a->items);
     vocab_free(&a->index);
     mem_free(a->flags_of);
-    mem_free(a->raw.nodes);
-    mem_free(a->normalized.nodes);
+    added_tokens_forget_index(a);
     *a = (AddedTokens){0};
 }
 
@@ -89,6 +88,13 @@ static uint32_t add_node(TokenTrie *t, unsigned char byte, Err *err)
     if (t->count == 0) t->nodes[t->count++] = (TrieNode){0};
     t->nodes[t->count] = (TrieNode){.byte = byte};
     return (uint32_t)t->count++;
+}
+
+void added_tokens_forget_index(AddedTokens *a)
+{
+    mem_free(a->raw.nodes);
+    mem_free(a->normalized.nodes);
+    a->raw = a->normalized = (TokenTrie){0};
 }
 
 bool added_tokens_index(AddedTokens *a, size_t at, const char *text, size_t length, bool normalized, Err *err)

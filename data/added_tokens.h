@@ -40,6 +40,8 @@ bool added_tokens_add(AddedTokens *a, AddedToken *token, Err *err) MUST_USE;
 const AddedToken *added_tokens_by_text(const AddedTokens *a, const char *text, size_t length); /* null: none */
 const AddedToken *added_tokens_by_id(const AddedTokens *a, int32_t id);
 
+/* Nothing is found from now on. */
+void added_tokens_forget_index(AddedTokens *a);
 /* Makes item `at` findable as `text` in one of the two searches. */
 bool added_tokens_index(AddedTokens *a, size_t at, const char *text, size_t length, bool normalized, Err *err) MUST_USE;
 

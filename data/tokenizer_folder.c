@@ -1,20 +1,158 @@
 #include "data/tokenizer_internal.h"
 
+#include "base/check.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "data/json_scan.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum { CONFIG_MOST = 64 * 1024 * 1024, TEMPLATE_MOST = 4 * 1024 * 1024 };
+
+/* What is read of each file; the rest may be anything (model_max_length is often 1e30, which no integer type holds). */
+static const char *const token_keys[] = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                         "pad_token", "cls_token", "mask_token"};
+static const char *const other_keys[] = {
+    "add_bos_token",        "add_eos_token", "chat_template", "added_tokens_decoder", "additional_special_tokens",
+    "extra_special_tokens", "eos_token_id"};
+
+static bool is_wanted(JsonText key)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(token_keys) + ARRAY_COUNT(other_keys); i++) {
+        const size_t first = ARRAY_COUNT(token_keys);
+        const char *name = i < first ? token_keys[i] : other_keys[i - first];
+        if (key.length == strlen(name) && memcmp(key.bytes, name, key.length) == 0) return true;
+    }
+    return false;
+}
+
+/* An object with the wanted members of the one at s->at. */
+static bool copy_wanted(Text *out, JsonScan *s, Err *err)
+{
+    bool more = true;
+    bool first = true;
+    if (!json_scan_expect(s, '{', err) || !text_add_z(out, "{", err)) return false;
+    if (json_scan_peek(s) == '}') return text_add_z(out, "}", err);
+    while (more) {
+        JsonText key;
+        JsonSpan value;
+        if (!json_scan_text(s, &key, err)) return false;
+        const bool wanted = is_wanted(key);
+        if (wanted && !text_format(out, err, "%s\"%.*s\":", first ? "" : ",", (int)key.length, key.bytes)) return false;
+        if (wanted) first = false;
+        if (!json_scan_expect(s, ':', err) || !json_scan_skip(s, &value, err)) return false;
+        if (wanted && !text_add(out, s->bytes + value.begin, value.length, err)) return false;
+        if (!json_scan_more(s, '}', &more, err)) return false;
+    }
+    return text_add_z(out, "}", err);
+}
+
+static bool read_wanted(json_t **out, const char *path, Err *err)
+{
+    JsonScan s = {.what = path};
+    Text wanted = {0};
+    char *bytes;
+    if (!file_read_all(&bytes, &s.length, path, CONFIG_MOST, ERR_MODEL, err)) return false;
+    s.bytes = bytes;
+    const bool done =
+        copy_wanted(&wanted, &s, err) && json_parse(out, wanted.bytes, wanted.length, path, ERR_MODEL, err);
+    text_free(&s.unescaped);
+    text_free(&wanted);
+    mem_free(bytes);
+    return done;
+}
 
 /* *out stays null when the file is not there. */
 static bool read_optional(json_t **out, const char *folder, const char *name, Err *err)
 {
     char *path = path_join(folder, name, err);
     if (!path) return false;
-    const bool done = !file_exists(path) || json_parse_file(out, path, CONFIG_MOST, ERR_MODEL, err);
+    const bool done = !file_exists(path) || read_wanted(out, path, err);
     mem_free(path);
     return done;
+}
+
+/* Added tokens: what the config says counts, as in transformers, also about tokens that tokenizer.json has too. */
+
+static bool add_token(Tokenizer *t, const char *content, const json_t *flags, Err *err)
+{
+    static const char what[] = "a token of tokenizer_config.json";
+    AddedToken token = {.special = true};
+    bool done = text_add_z(&token.content, content, err);
+    if (flags) {
+        done = done && json_get_bool(&token.special, flags, "special", what, err) &&
+               json_get_bool(&token.lstrip, flags, "lstrip", what, err) &&
+               json_get_bool(&token.rstrip, flags, "rstrip", what, err) &&
+               json_get_bool(&token.single_word, flags, "single_word", what, err) &&
+               json_get_bool(&token.normalized, flags, "normalized", what, err);
+    }
+    done = done && tokenizer_add_token(t, &token, err);
+    text_free(&token.content);
+    return done;
+}
+
+typedef struct NumberedToken {
+    long number;
+    const json_t *token;
+} NumberedToken;
+
+static int by_number(const void *a, const void *b)
+{
+    const NumberedToken *x = a;
+    const NumberedToken *y = b;
+    return x->number < y->number ? -1 : x->number > y->number;
+}
+
+/* {"512": {"content": ..., flags}, ...} in the order of the numbers. */
+static bool add_numbered(Tokenizer *t, json_t *object, Err *err)
+{
+    const size_t count = json_object_size(object);
+    if (count == 0) return true;
+    NumberedToken *list = mem_alloc(count, sizeof *list, err);
+    if (!list) return false;
+    size_t n = 0;
+    for (void *it = json_object_iter(object); it; it = json_object_iter_next(object, it)) {
+        list[n++] =
+            (NumberedToken){.number = strtol(json_object_iter_key(it), NULL, 10), .token = json_object_iter_value(it)};
+    }
+    qsort(list, n, sizeof *list, by_number);
+    bool done = true;
+    for (size_t i = 0; done && i < n; i++) {
+        const char *content = json_string_value(json_object_get(list[i].token, "content"));
+        if (content) done = add_token(t, content, list[i].token, err);
+    }
+    mem_free(list);
+    return done;
+}
+
+/* A special token that is not among the added ones becomes one. */
+static bool add_missing(Tokenizer *t, const json_t *value, Err *err)
+{
+    const json_t *flags = json_is_object(value) ? value : NULL;
+    const char *content = json_string_value(flags ? json_object_get(flags, "content") : value);
+    if (!content || added_tokens_by_text(&t->added, content, strlen(content))) return true;
+    return add_token(t, content, flags, err);
+}
+
+static bool add_config_tokens(Tokenizer *t, const json_t *config, Err *err)
+{
+    if (!add_numbered(t, json_object_get(config, "added_tokens_decoder"), err)) return false;
+    for (size_t i = 0; i < ARRAY_COUNT(token_keys); i++) {
+        if (!add_missing(t, json_object_get(config, token_keys[i]), err)) return false;
+    }
+    const json_t *lists[] = {json_object_get(config, "additional_special_tokens"),
+                             json_object_get(config, "extra_special_tokens")};
+    for (size_t k = 0; k < ARRAY_COUNT(lists); k++) {
+        for (size_t i = 0; i < json_array_size(lists[k]); i++) {
+            if (!add_missing(t, json_array_get(lists[k], i), err)) return false;
+        }
+    }
+    json_t *named = json_object_get(config, "extra_special_tokens");
+    for (void *it = json_object_iter(named); it; it = json_object_iter_next(named, it)) {
+        if (!add_missing(t, json_object_iter_value(it), err)) return false;
+    }
+    return tokenizer_index_tokens(t, err);
 }
 
 /* "text" or {"content": "text"}; an absent, null or unknown one leaves *id alone. */
@@ -101,6 +239,7 @@ static bool read_generation(Tokenizer *t, const json_t *config, Err *err)
 
 static bool load_config(Tokenizer *t, const json_t *config, Err *err)
 {
+    if (!add_config_tokens(t, config, err)) return false;
     read_tokens(t, config);
     return read_affix(&t->prefix, config, "add_bos_token", t->bos, err) &&
            read_affix(&t->suffix, config, "add_eos_token", t->eos, err) && read_template(t, config, err);
@@ -116,7 +255,8 @@ bool tokenizer_load_folder(Tokenizer *t, const char *folder, Err *err)
                 read_optional(&generation, folder, "generation_config.json", err);
     if (done) {
         read_tokens(t, map);
-        done = load_config(t, config, err) && read_generation(t, generation, err) && load_template_file(t, folder, err);
+        done = (!config || load_config(t, config, err)) && read_generation(t, generation, err) &&
+               load_template_file(t, folder, err);
     }
     json_decref(map);
     json_decref(config);

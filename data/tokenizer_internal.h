@@ -49,7 +49,7 @@ bool tokenizer_gguf_parts(TokenizerParts *out, const Gguf *g, Err *err) MUST_USE
 /* Adds a token with the id that Hugging Face would give it: that of its text, or the next free one. Takes the token
  * over on success. Empty contents and exact repeats are ignored. */
 bool tokenizer_add_token(Tokenizer *t, AddedToken *token, Err *err) MUST_USE;
-/* After the last one: prepares the searches, with the normalizer in place. */
+/* After the last one (again after more of them): prepares the searches, with the normalizer in place. */
 bool tokenizer_index_tokens(Tokenizer *t, Err *err) MUST_USE;
 
 /* Last step: stop tokens known by name, and the fingerprint, of which t->fingerprint so far covers the source. */

@@ -61,6 +61,7 @@ static bool index_group(Tokenizer *t, NormalizeScratch *s, bool special, Err *er
 bool tokenizer_index_tokens(Tokenizer *t, Err *err)
 {
     NormalizeScratch s = {0};
+    added_tokens_forget_index(&t->added);
     if (!pattern_scratch_create(&s.pattern, err)) return false;
     /* special tokens first: they win where two have the same normalized text */
     const bool done = index_group(t, &s, true, err) && index_group(t, &s, false, err);
@@ -114,6 +115,19 @@ static void hash_ids(Hash *h, const IdList *list)
     hash_add(h, list->ids, list->count * sizeof *list->ids);
 }
 
+static void hash_added(Hash *h, const AddedTokens *a)
+{
+    for (size_t i = 0; i < a->count; i++) {
+        const AddedToken *token = &a->items[i];
+        const unsigned char flags[] = {token->single_word, token->lstrip, token->rstrip, token->normalized,
+                                       token->special};
+        hash_add(h, &token->id, sizeof token->id);
+        hash_add(h, flags, sizeof flags);
+        hash_add(h, &token->content.length, sizeof token->content.length);
+        hash_add(h, token->content.bytes, token->content.length);
+    }
+}
+
 bool tokenizer_finish(Tokenizer *t, Err *err)
 {
     Hash *h;
@@ -124,6 +138,7 @@ bool tokenizer_finish(Tokenizer *t, Err *err)
     hash_add(h, names, sizeof names);
     hash_ids(h, &t->prefix);
     hash_ids(h, &t->suffix);
+    hash_added(h, &t->added);
     hash_finish(h, t->fingerprint);
     return true;
 }

@@ -363,6 +363,20 @@ static void a_folder_adds_names_templates_and_stop_tokens(void **state)
     assert_string_not_equal(bare, tokenizer_fingerprint(t));
     tokenizer_close(t);
 
+    /* flags and further tokens as transformers takes them; numbers that fit nowhere are not looked at */
+    write_text(
+        "tokenizer_config.json",
+        "{\"model_max_length\":1000000000000000019884624838656,\"added_tokens_decoder\":{"
+        "\"9\":{\"content\":\"<new>\",\"special\":false},\"6\":{\"content\":\"<s>\",\"rstrip\":true,\"special\":true}},"
+        "\"additional_special_tokens\":[\"<more>\"]}");
+    Opened o = open_path(folder);
+    encode(&o, "<s> a<new><more>", 16);
+    static const int32_t want[] = {6, 0, 9, 10};
+    assert_int_equal(o.tokens.count, 4);
+    assert_memory_equal(o.tokens.ids, want, sizeof want);
+    assert_true(tokenizer_is_special(o.t, 10) && !tokenizer_is_special(o.t, 9));
+    close_opened(&o);
+
     write_text("chat_template.jinja", "z");
     t = must_open(folder);
     assert_string_equal(tokenizer_chat_template(t), "z");
