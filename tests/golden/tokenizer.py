@@ -28,7 +28,8 @@ WORDS = ("the quick brown fox jumps over lazy dog I'm you're HERE'S it's don't w
 BLANKS = [" ", "  ", "   ", "\t", "\n", "\r\n", "\n\n", "\r", "\x0b", "\x0c", "\u00a0", "\u2003", "\u3000", "\u2028",
           "\u0085", "\u200b", "\ufeff", "\u180e", "\u1680", "        ", "\n\n\n\n"]
 # Order and blocking of marks, Hangul, characters that are newer than some of the reference's data, case that grows.
-HARD = ["e\u0301\u0301 o\u0302\u0302\u0323 a\u0327\u0300\u0316 \u0344 a\u0345\u0301", "\u1100\u1161\u11a8\u11a8 \uac00\u11a8 \u11a8\u1100",
+HARD = ["e\u0301\u0301 o\u0302\u0302\u0323 a\u0327\u0300\u0316 \u0344 a\u0345\u0301 a\u0310\u0301",
+        "\u1100\u1161\u11a8\u11a8 \uac00\u11a8 \u11a8\u1100",
         "a\u1df7\u0316 b\u1acb\u0323 \u1715\u0334 c\u0898\u0897\u0301 \u1cf2\u1cf3\u111c9", "\u212b\u2126\ufb1d\u2adc\ufdfa\u32ff\ua7f2",
         "a\U00013e94b\u0897c \U00010d50\u1c89\ua7dc\U00016ea0 \U00010d40\U00011de0\U00016ff4 \U0002ebf0",
         "\U00011935\U00011930 \u166d\u2e52\u061d\u09fd \u2427\u2ffc \U0001e5ff", "\u0130I\u0131\u1e9e\u03a3 \u200c\u200d_ \u00b2\u00bc\u24b6"]
