@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "base/mem.h"
 #include "data/charclass.h"
+#include "data/charsmap.h"
 
 #include <string.h>
 
@@ -18,7 +19,8 @@ typedef enum StepKind {
     STEP_BYTES, /* every byte becomes its character of the byte-level alphabet */
     STEP_PREPEND,
     STEP_REPLACE,
-    STEP_STRIP
+    STEP_STRIP,
+    STEP_CHARSMAP
 } StepKind;
 
 typedef struct Step {
@@ -26,6 +28,7 @@ typedef struct Step {
     UnicodeForm form;
     CharMap *map;
     Pattern *pattern;
+    Charsmap *charsmap;
     Text content; /* what is prepended, or put in place of a match */
     bool left, right;
 } Step;
@@ -47,6 +50,7 @@ void normalizer_destroy(Normalizer *n)
     if (!n) return;
     for (size_t i = 0; i < n->count; i++) {
         pattern_destroy(n->steps[i].pattern);
+        charsmap_destroy(n->steps[i].charsmap);
         text_free(&n->steps[i].content);
     }
     mem_free(n->steps);
@@ -173,6 +177,15 @@ static bool add_strip(Normalizer *n, const json_t *json, Err *err)
            json_get_bool(&step->right, json, "strip_right", "a Strip normalizer", err);
 }
 
+static bool add_charsmap(Normalizer *n, const json_t *json, Err *err)
+{
+    const json_t *blob = json_object_get(json, "precompiled_charsmap");
+    if (!json_is_string(blob)) return FAIL(err, ERR_MODEL, "a Precompiled normalizer has no \"precompiled_charsmap\"");
+    if (json_string_length(blob) == 0) return true; /* the identity */
+    Step *step = add_step(n, STEP_CHARSMAP, err);
+    return step && charsmap_create(&step->charsmap, json_string_value(blob), json_string_length(blob), err);
+}
+
 static bool add_bert(Normalizer *n, const json_t *json, Err *err)
 {
     bool clean = true;
@@ -218,6 +231,7 @@ static bool add_normalizer(Normalizer *n, const json_t *json, Err *err)
     if (strcmp(type, "StripAccents") == 0) return add_map(n, map_strip_accents, err);
     if (strcmp(type, "Nmt") == 0) return add_map(n, map_nmt, err);
     if (strcmp(type, "BertNormalizer") == 0) return add_bert(n, json, err);
+    if (strcmp(type, "Precompiled") == 0) return add_charsmap(n, json, err);
     if (strcmp(type, "ByteLevel") == 0) return add_step(n, STEP_BYTES, err) != NULL;
     return FAIL(err, ERR_MODEL, "the normalizer \"%.60s\" is not supported", type);
 }
@@ -326,6 +340,7 @@ static bool apply_step(const Step *step, NormalizeScratch *s, PieceText *to, con
     case STEP_PREPEND: return apply_prepend(step, to, in, begin, end, err);
     case STEP_REPLACE: return apply_replace(step, s, to, in, begin, end, err);
     case STEP_STRIP: return apply_strip(step, to, in, begin, end, err);
+    case STEP_CHARSMAP: return charsmap_apply(step->charsmap, to, in, begin, end, err);
     }
     CHECK(false);
     return false;

@@ -164,6 +164,26 @@ def sentencepiece_model():
     return sentencepiece.SentencePieceProcessor(model_proto=out.getvalue())
 
 
+def charsmap():
+    """A small compiled normalization: keys of one and two characters, replacements of none to three."""
+    import base64
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2 as model
+    rules = {"A": "a", "T": "th", "\u00e9": "E", "e\u0301": "x", "\ufb01": "fi", "\u0301": "", "\u4f60": "you", "ss": "z",
+             "\t": " ", "\u2167": "VIII", "\U0001f44d": "+1"}
+    out = io.BytesIO()
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv") as tsv:
+        for key, text in rules.items():
+            tsv.write(" ".join("%X" % ord(c) for c in key) + "\t" + " ".join("%X" % ord(c) for c in text) + "\n")
+        tsv.flush()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(["a b c d e"] * 20), model_writer=out, model_type="bpe", vocab_size=20,
+            hard_vocab_limit=False, normalization_rule_tsv=tsv.name, num_threads=1, minloglevel=2)
+    proto = model.ModelProto()
+    proto.ParseFromString(out.getvalue())
+    return base64.b64encode(proto.normalizer_spec.precompiled_charsmap).decode()
+
+
 def sentencepiece_gguf(sp):
     def kind(i):
         return 2 if sp.is_unknown(i) else 3 if sp.is_control(i) else 6 if sp.is_byte(i) else 1
@@ -181,7 +201,8 @@ def sentencepiece_gguf(sp):
 def write_golden(folder):
     rows = []
     texts = lines(1, 50, ["<x>", "THE", "Fox J", "\n", "é", "the quick", "<|im_start|>", "'s", "ab", "xx", "½"]) + HARD
-    for name, description in synthetic.all_tokenizers().items():
+    precompiled = synthetic.tokenizer({"type": "Precompiled", "precompiled_charsmap": charsmap()}, synthetic.BYTE_LEVEL)
+    for name, description in (synthetic.all_tokenizers() | {"Precompiled": precompiled}).items():
         reference = Tokenizer.from_str(json.dumps(description))
         decode = name.split("_")[0] not in ("regex", "Split", "Punctuation")
         rows.append({"name": name, "tokenizer": description, "cases": cases(reference, texts, decode)})
