@@ -115,7 +115,7 @@ static bool add_decoder(Decoder *d, const json_t *json, Err *err)
     if (strcmp(type, "WordPiece") == 0) return add_word_piece(d, json, err);
     if (strcmp(type, "BPEDecoder") == 0) return add_bpe(d, json, err);
     if (strcmp(type, "CTC") == 0) return add_ctc(d, json, err);
-    return FAIL(err, ERR_MODEL, "the decoder \"%.60s\" is not supported", type);
+    return refuse_named("the decoder", type, "is not supported", err);
 }
 
 bool decoder_create(Decoder **out, const json_t *json, Err *err)

@@ -146,6 +146,13 @@ static bool read_content(Text *out, const json_t *json, const char *key, Err *er
     return text_add(out, json_string_value(value), json_string_length(value), err);
 }
 
+bool refuse_named(const char *what, const char *name, const char *why, Err *err)
+{
+    char shown[100];
+    if (!name) name = "";
+    return FAIL(err, ERR_MODEL, "%s \"%s\" %s", what, text_printable(shown, sizeof shown, name, strlen(name)), why);
+}
+
 bool pattern_from_json(Pattern **out, const json_t *json, const char *what, Err *err)
 {
     const json_t *text = json_is_string(json) ? json : json_object_get(json, "String");
@@ -233,7 +240,7 @@ static bool add_normalizer(Normalizer *n, const json_t *json, Err *err)
     if (strcmp(type, "BertNormalizer") == 0) return add_bert(n, json, err);
     if (strcmp(type, "Precompiled") == 0) return add_charsmap(n, json, err);
     if (strcmp(type, "ByteLevel") == 0) return add_step(n, STEP_BYTES, err) != NULL;
-    return FAIL(err, ERR_MODEL, "the normalizer \"%.60s\" is not supported", type);
+    return refuse_named("the normalizer", type, "is not supported", err);
 }
 
 bool normalizer_create(Normalizer **out, const json_t *json, Err *err)

@@ -31,5 +31,8 @@ bool normalizer_apply(const Normalizer *n, NormalizeScratch *s, Pieces *p, Err *
 bool normalizer_text(const Normalizer *n, NormalizeScratch *s, Text *out, const char *text, size_t length,
                      Err *err) MUST_USE;
 
+/* Always false: "<what> "<name>" <why>", with a name from the file made safe to print (null: empty). */
+bool refuse_named(const char *what, const char *name, const char *why, Err *err);
+
 /* {"String": s} or {"Regex": r}, or a plain string; used by Split and by decoders too. */
 bool pattern_from_json(Pattern **out, const json_t *json, const char *what, Err *err) MUST_USE;

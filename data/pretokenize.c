@@ -106,7 +106,7 @@ static bool read_behavior(Behavior *out, const json_t *json, Err *err)
         *out = (Behavior)i;
         return true;
     }
-    return FAIL(err, ERR_MODEL, "a pre-tokenizer has the behavior \"%.40s\", which is not known", name ? name : "");
+    return refuse_named("a pre-tokenizer's behavior", name, "is not known", err);
 }
 
 static bool add_split_json(Pretokenizer *p, const json_t *json, Err *err)
@@ -168,8 +168,7 @@ static bool read_prepend(Prepend *out, const json_t *json, Err *err)
         *out = (Prepend)i;
         return true;
     }
-    return FAIL(err, ERR_MODEL, "a Metaspace pre-tokenizer has the prepend_scheme \"%.40s\", which is not known",
-                name ? name : "");
+    return refuse_named("a Metaspace pre-tokenizer's prepend_scheme", name, "is not known", err);
 }
 
 static bool add_metaspace(Pretokenizer *p, const json_t *json, Err *err)
@@ -244,7 +243,7 @@ static bool add_pretokenizer(Pretokenizer *p, const json_t *json, Err *err)
         return add_class_split(p, char_is_space, REMOVED, err) &&
                add_class_split(p, char_is_punctuation, ISOLATED, err);
     }
-    return FAIL(err, ERR_MODEL, "the pre-tokenizer \"%.60s\" is not supported", type);
+    return refuse_named("the pre-tokenizer", type, "is not supported", err);
 }
 
 bool pretokenizer_create(Pretokenizer **out, const json_t *json, Err *err)

@@ -21,7 +21,7 @@ static bool check_type(const json_t *model, Err *err)
     const json_t *type = json_object_get(model, "type");
     const char *name = json_string_value(type);
     if (name && strcmp(name, "BPE") == 0) return true;
-    if (name) { return FAIL(err, ERR_MODEL, "the tokenizer model \"%.40s\" is not supported; only BPE is", name); }
+    if (name) return refuse_named("the tokenizer model", name, "is not supported; only BPE is", err);
     /* Old files do not say it: a list of tokens with scores is Unigram, merges are BPE. */
     if (json_is_array(json_object_get(model, "vocab"))) {
         return FAIL(err, ERR_MODEL, "the tokenizer model \"Unigram\" is not supported; only BPE is");
@@ -167,13 +167,11 @@ static bool add_template_ids(IdList *list, const json_t *token, const json_t *sp
 {
     const char *name = json_string_value(json_object_get(token, "id"));
     const json_t *ids = name ? json_object_get(json_object_get(special_tokens, name), "ids") : NULL;
-    if (!json_is_array(ids)) {
-        return FAIL(err, ERR_MODEL, "the post-processor's token \"%.40s\" has no ids", name ? name : "");
-    }
+    if (!json_is_array(ids)) { return refuse_named("the post-processor's token", name, "has no ids", err); }
     for (size_t i = 0; i < json_array_size(ids); i++) {
         const json_t *id = json_array_get(ids, i);
         if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= VOCAB_ID_MOST) {
-            return FAIL(err, ERR_MODEL, "the post-processor's token \"%.40s\" has an id out of range", name);
+            return refuse_named("the post-processor's token", name, "has an id out of range", err);
         }
         if (!id_list_add(list, (int32_t)json_integer_value(id), err)) return false;
     }
@@ -221,9 +219,7 @@ static bool load_post_processor(Tokenizer *t, const json_t *json, Err *err)
     if (strcmp(type, "TemplateProcessing") == 0) return load_template(t, json, err);
     if (strcmp(type, "RobertaProcessing") == 0 || strcmp(type, "BertProcessing") == 0)
         return load_cls_sep(t, json, err);
-    if (strcmp(type, "Sequence") != 0) {
-        return FAIL(err, ERR_MODEL, "the post-processor \"%.40s\" is not supported", type);
-    }
+    if (strcmp(type, "Sequence") != 0) { return refuse_named("the post-processor", type, "is not supported", err); }
     const json_t *list = json_object_get(json, "processors");
     if (!json_is_array(list)) return FAIL(err, ERR_MODEL, "a post-processor Sequence has no list \"processors\"");
     for (size_t i = 0; i < json_array_size(list); i++) {

@@ -45,11 +45,12 @@ static void what_is_not_supported_is_refused_by_name(void **state)
         {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[],\"dropout\":0.1}}", "dropout"            },
         {WITH("normalizer",                                                                  "{\"type\":\"Odd\"}"), "normalizer \"Odd\""},
         {WITH("pre_tokenizer",                                                                                  "{\"type\":\"UnicodeScripts\"}"),                                                                                    "\"UnicodeScripts\""},
-        {WITH("decoder",                                                              "{\"type\":\"Odd\"}"),"decoder \"Odd\""},
-        {WITH("post_processor","{\"type\":\"Odd\"}"),     "post-processor \"Odd\""},
-        {REGEX("a(?~b)c"),                                                              "absent operator"                                                              },
-        {REGEX("(?<=a+)b"),                                                                                  "lookbehind"                                                                                       },
-        {REGEX("\\\\p{Nope}"),                                                                                  "unknown property"                        },
+        {WITH("normalizer",                                                              "{\"type\":\"O\\ndd\"}"),"\"O\\x0Add\""},
+        {WITH("decoder","{\"type\":\"Odd\"}"),     "decoder \"Odd\""},
+        {WITH("post_processor",                                                                     "{\"type\":\"Odd\"}"),                                                                         "post-processor \"Odd\""},
+        {REGEX("a(?~b)c"),                                                                                  "absent operator"                                                                                  },
+        {REGEX("(?<=a+)b"),                                                          "lookbehind"      },
+        {REGEX("\\\\p{Nope}"),"unknown property"},
     };
     for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
         Err err = {0};
