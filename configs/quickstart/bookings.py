@@ -22,7 +22,7 @@ AREAS = {"terrace": ["on the terrace", "outside on the terrace"], "window": ["by
 PEOPLE = {1: ["just me", "one person"], 2: ["two people", "the two of us", "2"], 3: ["three people", "3 of us"],
           4: ["four people", "a party of four", "4"], 5: ["five people", "5 guests"], 6: ["six people", "a group of six"],
           7: ["seven people", "7"], 8: ["eight people", "a party of eight"]}
-HOURS = {17: "five", 18: "six", 19: "seven", 20: "eight", 21: "nine"}
+HOURS = [17, 18, 19, 20, 21]
 TEMPLATES = [
     "Hi, this is {name}. Could I get a table {area} for {people} on {day} at {time}?",
     "Please book {people} {area}, {day} {time}, under the name {name}.",
@@ -36,16 +36,11 @@ TEMPLATES = [
 
 
 def spoken_time(rng, hour, minute):
-    forms = [f"{hour}:{minute:02d}", f"{hour - 12}:{minute:02d} pm"]
-    if minute == 0:
-        forms += [f"{hour - 12} pm", f"{HOURS[hour]} o'clock in the evening"]
-    if minute == 30:
-        forms.append(f"half past {HOURS[hour]} in the evening")
-    return rng.choice(forms)
+    return rng.choice([f"{hour}:{minute:02d}", f"{hour}.{minute:02d}", f"{hour}:{minute:02d} h"])
 
 
 def booking(rng):
-    hour, minute = rng.choice(list(HOURS)), rng.choice([0, 15, 30, 45])
+    hour, minute = rng.choice(HOURS), rng.choice([0, 15, 30, 45])
     fields = {"name": rng.choice(NAMES), "people": rng.choice(list(PEOPLE)), "day": rng.choice(DAYS),
               "time": f"{hour}:{minute:02d}", "area": rng.choice(list(AREAS))}
     sentence = rng.choice(TEMPLATES).format(

@@ -33,4 +33,4 @@ $qlora generate "$work/model.gguf" --adapter "$work/run" --prompts "$work/prompt
 python3 configs/quickstart/score.py "$work/test.jsonl" "$work/before.jsonl" "$work/after.jsonl"
 echo
 echo "The adapter is in $work/run. Try it:"
-echo "  $qlora generate $work/model.gguf --adapter $work/run --prompt 'Mia here, a table for two on Friday at 8 pm at the bar.'"
+echo "  $qlora generate $work/model.gguf --adapter $work/run --prompt 'Mia here, a table for two on Friday at 20:15 at the bar.'"

@@ -31,6 +31,7 @@ static int train(const char *config_path, const char *const *overrides, const Ch
     Guard *guard = fault->guarded ? guard_create() : NULL;
     RunOptions options = {.interrupt_after = fault->interrupt_after};
     if (guard) options.hooks = guard_hooks(guard);
+    const uint64_t operations = file_operation_count(), allocations = mem_alloc_count(); /* of the parent */
     arm(fault);
     const bool ok =
         config_load(&config, config_path, overrides, count, &err) && run_train(config, &options, &report, &err);
@@ -40,8 +41,8 @@ static int train(const char *config_path, const char *const *overrides, const Ch
         CHECK(!ok || guard_operations(guard) > 0);
         guard_free(guard);
     }
-    result->file_operations = file_operation_count();
-    result->allocations = mem_alloc_count();
+    result->file_operations = file_operation_count() - operations;
+    result->allocations = mem_alloc_count() - allocations;
     result->allocations_in_steps = report.allocations_in_steps;
     return ok ? 0 : err_exit_status(err.code);
 }
