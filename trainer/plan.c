@@ -92,7 +92,7 @@ static bool measure(Plan *p, Session *s, int kept_layers, const char *page_path,
 static uint64_t largest_matrix(const ModelSpec *spec)
 {
     uint64_t most = 0;
-    for (int p = 0; p < PROJ_COUNT; p++) {
+    for (Projection p = 0; p < PROJ_COUNT; p++) {
         const uint64_t n = (uint64_t)projection_rows(spec, p) * (uint64_t)projection_cols(spec, p);
         if (n > most) most = n;
     }
