@@ -4,38 +4,34 @@
 
 #include <float.h>
 
-/* bitsandbytes is built with flush-to-zero: subnormal inputs and results count as zero. */
+/* bitsandbytes' CUDA kernels flush to zero: subnormal inputs and results of NF4 count as zero. */
 static float flush(float x)
 {
     return fabsf(x) < FLT_MIN ? copysignf(0.0f, x) : x;
 }
 
-/* Infinite for an all-zero block: 0 * inf is NaN, which lies above no threshold and so becomes code 0. */
-static float block_reciprocal(float absmax)
+/*
+ * An all-zero NF4 block: 0 * inf is NaN, which lies above no threshold and so becomes code 0. In FP4 that would be the
+ * lowest level, and zeros stay zeros.
+ */
+static float block_reciprocal(float absmax, QuantType type)
 {
-    return flush(1.0f / absmax);
+    return type == QUANT_FP4 && absmax == 0.0f ? 0.0f : flush(1.0f / absmax);
 }
 
-static unsigned code_nf4(float y)
-{
-    unsigned code = 0;
-    for (int i = 0; i < NF4_THRESHOLDS; i++)
-        code += y > nf4_thresholds[i];
-    return code;
-}
-
-static unsigned code_fp4(float y)
+static unsigned thresholds_below(float y, const float *thresholds)
 {
     unsigned count = 0;
-    for (int i = 0; i < FP4_THRESHOLDS; i++)
-        count += fabsf(y) > fp4_thresholds[i];
-    return fp4_order[count] | (y < 0.0f ? 8u : 0u);
+    for (int i = 0; i < THRESHOLDS; i++)
+        count += y > thresholds[i];
+    return count;
 }
 
+/* FP4 has a threshold at zero, where flushing would show. */
 static unsigned code_of(float x, float reciprocal, QuantType type)
 {
-    const float y = flush(flush(x) * reciprocal);
-    return type == QUANT_NF4 ? code_nf4(y) : code_fp4(y);
+    if (type == QUANT_FP4) return fp4_codes[thresholds_below(x * reciprocal, fp4_thresholds)];
+    return thresholds_below(flush(flush(x) * reciprocal), nf4_thresholds);
 }
 
 /* An odd last element shares its byte with the code of a zero. */
@@ -56,38 +52,39 @@ bool kernel_encode_plain(uint8_t *codes, float *absmax, const float *x, int64_t 
         if (fabsf(x[i]) > largest) largest = fabsf(x[i]);
     }
     *absmax = flush(largest);
-    encode_values(codes, x, n, block_reciprocal(*absmax), type);
+    encode_values(codes, x, n, block_reciprocal(*absmax, type), type);
     return true;
 }
 
 #if SIMD_AVX512
 
-/* Where absmax is in between, no subnormal input or product can reach a threshold, so nothing needs flushing. */
+/* Where absmax is in between, no subnormal input or product can reach an NF4 threshold: nothing needs flushing. */
 #    define ABSMAX_LOW 0x1p-117f
 #    define ABSMAX_HIGH 0x1p126f
 
-/* 16 codes, one a dword. Four halvings over the 15 thresholds; the tables are shifted so that the code is the index. */
-SIMD_INLINE __m512i codes_nf4(__m512 y, __m512 at0, __m512 at1, __m512 at3)
+/* 16 counts, one a dword. Four halvings over the 15 thresholds; the tables are shifted so that the count is the index. */
+typedef struct Search {
+    __m512 at0, at1, at3, middle;
+} Search;
+
+SIMD_INLINE Search search_over(const float *thresholds)
+{
+    return (Search){
+        .at0 = _mm512_loadu_ps(thresholds),
+        .at1 = _mm512_loadu_ps(thresholds + 1),
+        .at3 = _mm512_loadu_ps(thresholds + 3),
+        .middle = _mm512_set1_ps(thresholds[7]),
+    };
+}
+
+SIMD_INLINE __m512i counts_below(__m512 y, const Search *s)
 {
     const __m512i eight = _mm512_set1_epi32(8), four = _mm512_set1_epi32(4);
     const __m512i two = _mm512_set1_epi32(2), one = _mm512_set1_epi32(1);
-    __m512i c = _mm512_maskz_mov_epi32(_mm512_cmp_ps_mask(y, _mm512_set1_ps(nf4_thresholds[7]), _CMP_GT_OQ), eight);
-    c = _mm512_mask_add_epi32(c, _mm512_cmp_ps_mask(y, _mm512_permutexvar_ps(c, at3), _CMP_GT_OQ), c, four);
-    c = _mm512_mask_add_epi32(c, _mm512_cmp_ps_mask(y, _mm512_permutexvar_ps(c, at1), _CMP_GT_OQ), c, two);
-    return _mm512_mask_add_epi32(c, _mm512_cmp_ps_mask(y, _mm512_permutexvar_ps(c, at0), _CMP_GT_OQ), c, one);
-}
-
-SIMD_INLINE __m512i codes_fp4(__m512 x, __m512 y, __m512 at0, __m512 at1, __m512i order)
-{
-    const __m512 size = _mm512_abs_ps(y), tiny = _mm512_set1_ps(-FLT_MIN);
-    const __m512i four = _mm512_set1_epi32(4), two = _mm512_set1_epi32(2), one = _mm512_set1_epi32(1);
-    __m512i c = _mm512_maskz_mov_epi32(_mm512_cmp_ps_mask(size, _mm512_set1_ps(fp4_thresholds[3]), _CMP_GT_OQ), four);
-    c = _mm512_mask_add_epi32(c, _mm512_cmp_ps_mask(size, _mm512_permutexvar_ps(c, at1), _CMP_GT_OQ), c, two);
-    c = _mm512_mask_add_epi32(c, _mm512_cmp_ps_mask(size, _mm512_permutexvar_ps(c, at0), _CMP_GT_OQ), c, one);
-    c = _mm512_permutexvar_epi32(c, order);
-    const __mmask16 normal = _mm512_cmp_ps_mask(x, tiny, _CMP_LE_OQ);
-    const __mmask16 negative = _mm512_mask_cmp_ps_mask(normal, y, tiny, _CMP_LE_OQ);
-    return _mm512_mask_or_epi32(c, negative, c, _mm512_set1_epi32(8));
+    __m512i c = _mm512_maskz_mov_epi32(_mm512_cmp_ps_mask(y, s->middle, _CMP_GT_OQ), eight);
+    c = _mm512_mask_add_epi32(c, _mm512_cmp_ps_mask(y, _mm512_permutexvar_ps(c, s->at3), _CMP_GT_OQ), c, four);
+    c = _mm512_mask_add_epi32(c, _mm512_cmp_ps_mask(y, _mm512_permutexvar_ps(c, s->at1), _CMP_GT_OQ), c, two);
+    return _mm512_mask_add_epi32(c, _mm512_cmp_ps_mask(y, _mm512_permutexvar_ps(c, s->at0), _CMP_GT_OQ), c, one);
 }
 
 /* Pairs of dwords (even element, odd element) to bytes. */
@@ -99,20 +96,20 @@ SIMD_INLINE void store_codes(uint8_t *to, __m512i c)
 
 static void encode_nf4(uint8_t *codes, const float *x, int64_t n, float reciprocal)
 {
-    const __m512 r = _mm512_set1_ps(reciprocal), at0 = _mm512_loadu_ps(nf4_thresholds);
-    const __m512 at1 = _mm512_loadu_ps(nf4_thresholds + 1), at3 = _mm512_loadu_ps(nf4_thresholds + 3);
+    const __m512 r = _mm512_set1_ps(reciprocal);
+    const Search search = search_over(nf4_thresholds);
     for (int64_t i = 0; i < n; i += LANES)
-        store_codes(codes + i / 2, codes_nf4(_mm512_mul_ps(_mm512_loadu_ps(x + i), r), at0, at1, at3));
+        store_codes(codes + i / 2, counts_below(_mm512_mul_ps(_mm512_loadu_ps(x + i), r), &search));
 }
 
 static void encode_fp4(uint8_t *codes, const float *x, int64_t n, float reciprocal)
 {
     const __m512 r = _mm512_set1_ps(reciprocal);
-    const __m512 at0 = _mm512_loadu_ps(fp4_thresholds), at1 = _mm512_loadu_ps(fp4_thresholds + 1);
-    const __m512i order = _mm512_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)fp4_order));
+    const Search search = search_over(fp4_thresholds);
+    const __m512i by_size = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)fp4_codes));
     for (int64_t i = 0; i < n; i += LANES) {
-        const __m512 v = _mm512_loadu_ps(x + i);
-        store_codes(codes + i / 2, codes_fp4(v, _mm512_mul_ps(v, r), at0, at1, order));
+        const __m512i counts = counts_below(_mm512_mul_ps(_mm512_loadu_ps(x + i), r), &search);
+        store_codes(codes + i / 2, _mm512_permutexvar_epi32(counts, by_size));
     }
 }
 
@@ -133,7 +130,7 @@ bool kernel_encode(uint8_t *codes, float *absmax, const float *x, int64_t n, Qua
     if (n % LANES != 0) return kernel_encode_plain(codes, absmax, x, n, type);
     if (!block_absmax(absmax, x, n)) return false;
     *absmax = flush(*absmax);
-    const float reciprocal = block_reciprocal(*absmax);
+    const float reciprocal = block_reciprocal(*absmax, type);
     if (*absmax < ABSMAX_LOW || *absmax > ABSMAX_HIGH) {
         encode_values(codes, x, n, reciprocal, type);
     } else if (type == QUANT_NF4) {

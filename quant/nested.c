@@ -47,8 +47,23 @@ static void sum_rows(float total[SUM_ROW], const float *x, int64_t rows)
     memcpy(total, levels[0], sizeof levels[0]);
 }
 
+/* Fewer values than a vector has lanes: four sums, the rest on the first of them. */
+static float sum_few(const float *x, int64_t count)
+{
+    float sums[SUM_VECTORS] = {0};
+    int64_t i = 0;
+    for (; i + SUM_VECTORS <= count; i += SUM_VECTORS)
+        add_to(sums, x + i, SUM_VECTORS);
+    for (; i < count; i++)
+        sums[0] += x[i];
+    for (int k = 1; k < SUM_VECTORS; k++)
+        sums[0] += sums[k];
+    return sums[0];
+}
+
 float nested_mean(const float *x, int64_t count)
 {
+    if (count < SUM_LANES) return sum_few(x, count) / (float)count;
     float lanes[SUM_ROW];
     const int64_t vectors = count / SUM_LANES, rows = vectors / SUM_VECTORS;
     sum_rows(lanes, x, rows);

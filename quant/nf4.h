@@ -7,9 +7,9 @@
  *   nested_absmax (ceil(nb / 256)) f32, and one f32 offset;  nb = ceil(O*K / block)
  * Decoding: f32(level[code] * absmax), one f32 multiply, then one rounding to the output type;
  * absmax = f32(f32(map[q] * nested_absmax) + offset), two roundings.
- * 4-bit codes equal bitsandbytes' CUDA kernels up to values within 2 ulp of a threshold (their reciprocal is approximate);
- * its CPU code moves some thresholds by an ulp and gives FP4 zeros the other sign. absmax, nested codes (blockwise.h) and
- * offset equal its CPU code, where every byte can be compared.
+ * NF4 codes equal bitsandbytes' CUDA kernels up to values within 2 ulp of a threshold (their reciprocal is approximate);
+ * its CPU code moves some thresholds by an ulp. absmax, FP4 codes, nested codes (blockwise.h) and offset equal its CPU
+ * code, where every byte can be compared; its CUDA kernels give FP4 zeros the other sign and ties the smaller level.
  * Source: Dettmers et al. 2023, arXiv:2305.14314; bitsandbytes 0.50.
  */
 #pragma once

@@ -163,6 +163,7 @@ static void tails_and_zeros_get_the_published_codes(void **state)
     assert_codes(zeros, 64, QUANT_NF4, "0000000000000000000000000000000000000000000000000000000000000000");
     Encoded e = encode(zeros, 64, QUANT_FP4, 64, false);
     assert_int_equal(bits_of(*(float *)e.host.absmax), 0);
+    assert_memory_equal(e.host.codes, zeros, 32);
     encoded_free(&e);
 }
 
@@ -220,6 +221,16 @@ static void the_offset_is_a_sum_that_was_divided(void **state)
     }
 }
 
+/* Fewer than eight: four sums, then what is left on the first of them. */
+static void few_values_are_summed_in_the_order_of_pytorch(void **state)
+{
+    const float x[7] = {1.0f, 0x1p-25f, 0x1p-25f, 0x1p-25f, 0x1p-24f, 0x1p-24f, 0x1p-24f};
+    const float y[7] = {0x1p-24f, 1.0f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f, 0x1p-24f};
+    (void)state;
+    assert_int_equal(bits_of(nested_mean(x, 7)), bits_of(1.0f / 7.0f));
+    assert_int_equal(bits_of(nested_mean(y, 7)), bits_of((1.0f + 0x1p-22f) / 7.0f));
+}
+
 /* --- plain and vector forms --- */
 
 static const struct Scale {
@@ -265,7 +276,7 @@ static void vector_and_plain_encoding_give_the_same_bytes(void **state)
     }
 }
 
-static void subnormal_weights_count_as_zero(void **state)
+static void subnormal_weights_count_as_zero_in_nf4(void **state)
 {
     float x[64] = {1e-40f, -1e-40f};
     uint8_t codes[32];
@@ -279,7 +290,30 @@ static void subnormal_weights_count_as_zero(void **state)
     assert_true(kernel_encode(codes, &absmax, x, 64, QUANT_NF4));
     assert_int_equal(codes[0], 0x77);
     assert_true(kernel_encode(codes, &absmax, x, 64, QUANT_FP4));
-    assert_int_equal(codes[0], 0x00);
+    assert_int_equal(codes[0], 0x1d);
+}
+
+/* The zero levels meet at zero, which itself is code 0; ties go to the lower level, also below zero. */
+static void fp4_values_at_and_around_thresholds_get_the_codes_of_bitsandbytes(void **state)
+{
+    static const uint32_t thresholds[15] = {0xbf555556, 0xbf155556, 0xbed55556, 0xbe955556, 0xbe555556,
+                                            0xbdb00000, 0xbb2aaaab, 0x00000000, 0x3b2aaaab, 0x3db00000,
+                                            0x3e555556, 0x3e955556, 0x3ed55556, 0x3f155556, 0x3f555556};
+    static const uint8_t codes_by_level[16] = {11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3};
+    (void)state;
+    for (int i = 0; i < 15; i++) {
+        float x[64] = {1.0f};
+        x[2] = from_bits(thresholds[i]);
+        x[3] = nextafterf(x[2], 2.0f);
+        for (int vector = 0; vector < 2; vector++) {
+            uint8_t codes[32];
+            float absmax;
+            bool (*kernel)(uint8_t *, float *, const float *, int64_t, QuantType) =
+                vector ? kernel_encode : kernel_encode_plain;
+            assert_true(kernel(codes, &absmax, x, 64, QUANT_FP4));
+            assert_int_equal(codes[1], codes_by_level[i] << 4 | codes_by_level[i + 1]);
+        }
+    }
 }
 
 static void vector_and_plain_decoding_give_the_same_bytes(void **state)
@@ -498,10 +532,12 @@ int main(void)
         cmocka_unit_test(bf16_weights_encode_and_decode_as_published),
         cmocka_unit_test(tails_and_zeros_get_the_published_codes),
         cmocka_unit_test(a_value_at_a_threshold_takes_the_lower_code),
+        cmocka_unit_test(fp4_values_at_and_around_thresholds_get_the_codes_of_bitsandbytes),
         cmocka_unit_test(absmax_codes_and_restored_absmax_are_the_published_ones),
         cmocka_unit_test(the_offset_is_a_sum_that_was_divided),
+        cmocka_unit_test(few_values_are_summed_in_the_order_of_pytorch),
         cmocka_unit_test(vector_and_plain_encoding_give_the_same_bytes),
-        cmocka_unit_test(subnormal_weights_count_as_zero),
+        cmocka_unit_test(subnormal_weights_count_as_zero_in_nf4),
         cmocka_unit_test(vector_and_plain_decoding_give_the_same_bytes),
         cmocka_unit_test(every_shape_decodes_to_the_rounded_product),
         cmocka_unit_test(encoding_a_decoded_matrix_gives_the_same_codes),

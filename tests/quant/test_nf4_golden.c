@@ -2,9 +2,7 @@
  * Bytes of bitsandbytes 0.50.2 on the CPU (tests/golden/nf4.py) against ours, which follow its CUDA kernels. The two
  * differ where their sources do, and only there:
  *   NF4     four CPU thresholds lie one ulp away (averages of neighbours): |y - threshold| within 2 ulp
- *   FP4     the CPU calls small values 8 (above zero) or 0 (below), CUDA the other way round; both decode to zero. Some
- *           thresholds lie two ulp away, and 0.583333 is a truncated literal on CUDA
- * Nested codes, absmax and offset are equal byte for byte (quant/blockwise.h).
+ * FP4 codes, nested codes, absmax and offset are equal byte for byte (quant/blockwise.h).
  */
 #include "quant/nf4.h"
 
@@ -125,18 +123,6 @@ static bool known_nf4(float y)
     return near_any(y, middles, 15, 2);
 }
 
-/* By size, the FP4 levels are those of codes 0 1 6 7 4 5 2 3. */
-static bool known_fp4(float y, unsigned a, unsigned b)
-{
-    static const int order[8] = {0, 1, 6, 7, 4, 5, 2, 3};
-    float middles[7];
-    for (int i = 0; i < 7; i++)
-        middles[i] = (quant_levels[QUANT_FP4][order[i]] + quant_levels[QUANT_FP4][order[i + 1]]) / 2.0f;
-    const bool zeros = (a == 0 || a == 8) && (b == 0 || b == 8);
-    const bool truncated = fabsf(y) >= 0.583333f && fabsf(y) <= middles[5];
-    return zeros || truncated || near_any(fabsf(y), middles, 7, 2);
-}
-
 static unsigned nibble(const uint8_t *codes, int64_t i)
 {
     return (i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2]) & 15u;
@@ -152,11 +138,11 @@ static void check_codes(const char *key, const float *x, QuantType type, int blo
         const float y = x[i] * (1.0f / absmax[i / block]);
         if (a == b) continue;
         different++;
-        if (type == QUANT_NF4 ? !known_nf4(y) : !known_fp4(y, a, b))
+        if (type == QUANT_FP4 || !known_nf4(y))
             fail_msg("%s: element %lld, y = %.9g, is %u and should be %u", key, (long long)i, (double)y, b, a);
     }
     print_message("%s: %lld of %lld codes differ, all as documented\n", key, (long long)different, (long long)o->count);
-    assert_true(type == QUANT_FP4 || different == 0);
+    assert_int_equal(different, 0);
     free(expected);
 }
 
