@@ -73,87 +73,74 @@ typedef struct Form {
     bool dated;
 } Form;
 
-static const Form
-    forms[] =
-        {
-            {FOR TURN B("endfor") PROMPT,                                                                                                      CHAT_CHATML, false, CHAT_TOOL_ROLE,    false},
-            {FOR TURN B("endfor"),                                                                                                             CHAT_CHATML, false, CHAT_TOOL_ROLE,    false},
-            {PROMPT_UNSET FOR TURN B("endfor") PROMPT,                                                                                         CHAT_CHATML, false, CHAT_TOOL_ROLE,    false},
-            {O("bos_token") FOR TURN B("endfor") PROMPT,                                                                                       CHAT_CHATML, true,  CHAT_TOOL_ROLE,    false},
-            {PROMPT_UNSET O("bos_token") FOR TURN B("endfor") PROMPT,                                                                          CHAT_CHATML, true,  CHAT_TOOL_ROLE,    false},
-            {FOR DEFAULT_FIRST TURN B("endfor") PROMPT,                                                                                        CHAT_CHATML, false, CHAT_TOOL_ROLE,    false},
-            {O("bos_token") FOR DEFAULT_FIRST TURN B("endfor") PROMPT,                                                                         CHAT_CHATML, true,  CHAT_TOOL_ROLE,    false},
-            {PROMPT_UNSET FOR DEFAULT_FIRST TURN B("endfor") PROMPT,                                                                           CHAT_CHATML, false, CHAT_TOOL_ROLE,    false},
-            {FOR B("if message.role=='user'") START "user\n" O("message.content")
-                 END B("elif message.role=='assistant'") START "assistant\n" O("message.content") END B("else") START
-             "system\n" O("message.content") END B("endif") B("endfor") PROMPT,
-             CHAT_CHATML,                                                                                                                                   false, CHAT_TOOL_REFUSED, false},
+static const Form forms[] = {
+    {FOR TURN B("endfor") PROMPT,                                                                                                 CHAT_CHATML, false, CHAT_TOOL_ROLE,    false},
+    {FOR TURN B("endfor"),                                                                                                        CHAT_CHATML, false, CHAT_TOOL_ROLE,    false},
+    {PROMPT_UNSET FOR TURN B("endfor") PROMPT,                                                                                    CHAT_CHATML, false, CHAT_TOOL_ROLE,    false},
+    {O("bos_token") FOR TURN B("endfor") PROMPT,                                                                                  CHAT_CHATML, true,  CHAT_TOOL_ROLE,    false},
+    {PROMPT_UNSET O("bos_token") FOR TURN B("endfor") PROMPT,                                                                     CHAT_CHATML, true,  CHAT_TOOL_ROLE,    false},
+    {FOR DEFAULT_FIRST TURN B("endfor") PROMPT,                                                                                   CHAT_CHATML, false, CHAT_TOOL_ROLE,    false},
+    {O("bos_token") FOR DEFAULT_FIRST TURN B("endfor") PROMPT,                                                                    CHAT_CHATML, true,  CHAT_TOOL_ROLE,    false},
+    {PROMPT_UNSET FOR DEFAULT_FIRST TURN B("endfor") PROMPT,                                                                      CHAT_CHATML, false, CHAT_TOOL_ROLE,    false},
+    {FOR B("if message.role=='user'") START "user\n" O("message.content") END B("elif message.role=='assistant'") START
+     "assistant\n" O("message.content") END B("else") START "system\n" O("message.content") END B("endif") B("endfor")
+         PROMPT,                                                                                                             CHAT_CHATML, false, CHAT_TOOL_REFUSED, false},
  /* Qwen2.5 */
-            {B("if tools") BRANCH B("else") QWEN_SYSTEM B("else") START "system\n" CAPTURE END B("endif") B("endif")
-                 QWEN_LOOP B("elif message.role=='tool'") QWEN_TOOL B("endif") B("endfor") PROMPT,
-             CHAT_CHATML,                                                                                                                                   false, CHAT_TOOL_WRAP,    false},
+    {B("if tools") BRANCH B("else") QWEN_SYSTEM B("else") START "system\n" CAPTURE END B("endif") B("endif")
+         QWEN_LOOP B("elif message.role=='tool'") QWEN_TOOL B("endif") B("endfor") PROMPT,
+     CHAT_CHATML,                                                                                                                              false, CHAT_TOOL_WRAP,    false},
  /* the same without a default (Qwen2.5 derivatives) */
-            {B("if tools")
-                 BRANCH B("else")
-                     QWEN_SYSTEM B("endif")
-                         B("endif") QWEN_LOOP B("elif message.role=='tool'") QWEN_TOOL B("endif") B("endfor") PROMPT,
-             CHAT_CHATML,                                                                                                                                   false, CHAT_TOOL_WRAP,    false},
+    {B("if tools") BRANCH B("else") QWEN_SYSTEM B("endif") B("endif") QWEN_LOOP B("elif message.role=='tool'")
+         QWEN_TOOL B("endif") B("endfor") PROMPT,
+     CHAT_CHATML,                                                                                                                              false, CHAT_TOOL_WRAP,    false},
  /* Qwen3-2507 Instruct */
-            {B("if tools")
-                 BRANCH B("else")
-                     QWEN_SYSTEM B("endif")
-                         B("endif")
-                             FOR B("if message.content is string")
-                                 B("set content=message.content")
-                                     B("else")
-                                         BRANCH B("endif") QWEN3_TURNS B("elif message.role=='tool'")
-                                             QWEN_TOOL_FIRST B("endif") B("endfor") PROMPT,
-             CHAT_CHATML,                                                                                                                                   false, CHAT_TOOL_WRAP,    false},
+    {B("if tools") BRANCH B("else") QWEN_SYSTEM B("endif") B("endif") FOR B("if message.content is string")
+         B("set content=message.content") B("else") BRANCH B("endif") QWEN3_TURNS B("elif message.role=='tool'")
+             QWEN_TOOL_FIRST B("endif") B("endfor") PROMPT,
+     CHAT_CHATML,                                                                                                                              false, CHAT_TOOL_WRAP,    false},
  /* Llama-3 */
-            {B("set loop_messages=messages")
-                 B("for message in loop_messages")
-                     SET_L3 B("if loop.index0==0")
-                         B("set content=bos_token+content") B("endif") O("content") B("endfor") PROMPT_L3,
-             CHAT_LLAMA3,                                                                                                                                   true,  CHAT_TOOL_ROLE,    false},
-            {O("bos_token") FOR HEADER_L3 O("message.content|trim") "<|eot_id|>" B("endfor") PROMPT_L3,                                        CHAT_LLAMA3,
-             true,                                                                                                                                                 CHAT_TOOL_ROLE,    false},
-            {O("bos_token") FOR B("if message.role=='user'") "<|start_header_id|>user<|end_header_id|>\n\n" O(
-                 "message.content|trim") "<|eot_id|>" B("elif message.role=='assistant'") "<|start_header_id|>"
-                                                                                          "assistant<|end_header_id|>"
-                                                                                          "\n\n" O("message.content|"
-                                                                                                   "trim") "<|eot_id|"
-                                                                                                           ">" B("else") HEADER_L3
-                                                                                                               O("messa"
-                                                                                                                 "ge."
-                                                                                                                 "conte"
-                                                                                                                 "nt|"
-                                                                                                                 "trim") "<|eot_id|>" B(
-                                                                                                                   "end"
-                                                                                                                   "if")
-                                                                                                                   B("e"
-                                                                                                                     "n"
-                                                                                                                     "d"
-                                                                                                                     "f"
-                                                                                                                     "o"
-                                                                                                                     "r")
-                                                                                                                       PROMPT_L3,
-             CHAT_LLAMA3,                                                                                                                                   true,  CHAT_TOOL_ROLE,    false},
+    {B("set loop_messages=messages") B("for message in loop_messages") SET_L3 B("if loop.index0==0")
+         B("set content=bos_token+content") B("endif") O("content") B("endfor") PROMPT_L3,
+     CHAT_LLAMA3,                                                                                                                              true,  CHAT_TOOL_ROLE,    false},
+    {O("bos_token") FOR HEADER_L3 O("message.content|trim") "<|eot_id|>" B("endfor") PROMPT_L3,                                   CHAT_LLAMA3, true,
+     CHAT_TOOL_ROLE,                                                                                                                                                     false},
+    {O("bos_token") FOR B("if message.role=='user'") "<|start_header_id|>user<|end_header_id|>\n\n" O(
+         "message.content|trim") "<|eot_id|>" B("elif message.role=='assistant'") "<|start_header_id|>"
+                                                                                  "assistant<|end_header_id|>"
+                                                                                  "\n\n" O(
+                                                                                      "message.content|"
+                                                                                      "trim") "<|eot_id|"
+                                                                                              ">" B("else") HEADER_L3 O(
+                                                                                                  "messa"
+                                                                                                  "ge."
+                                                                                                  "conte"
+                                                                                                  "nt|"
+                                                                                                  "trim") "<|eot_id|"
+                                                                                                          ">" B("end"
+                                                                                                                "if")
+                                                                                                              B("e"
+                                                                                                                "n"
+                                                                                                                "d"
+                                                                                                                "f"
+                                                                                                                "o"
+                                                                                                                "r")
+                                                                                                                  PROMPT_L3,
+     CHAT_LLAMA3,                                                                                                                              true,  CHAT_TOOL_ROLE,    false},
  /* Llama-3.1 and 3.3 */
-            {SET_TOOLS B("if not date_string is defined") B("set date_string='" CAPTURE "'") B("endif")
-                 NO_TOOLS SPLIT_SYSTEM SYSTEM_L31 B("if builtin_tools is defined or tools is not none")
-                     BRANCH B("endif") B("if builtin_tools is defined") BRANCH B("endif")
-                         DATES_L31 B("if tools is not none and not tools_in_user_message") BRANCH B("endif")
-                             O("system_message") "<|eot_id|>" B("if tools_in_user_message and not tools is none")
-                                 BRANCH B("endif") TURNS_L31,
-             CHAT_LLAMA3,                                                                                                                                   true,  CHAT_TOOL_REFUSED, true },
+    {SET_TOOLS B("if not date_string is defined") B("set date_string='" CAPTURE "'") B("endif")
+         NO_TOOLS SPLIT_SYSTEM SYSTEM_L31 B("if builtin_tools is defined or tools is not none") BRANCH B("endif")
+             B("if builtin_tools is defined") BRANCH B("endif")
+                 DATES_L31 B("if tools is not none and not tools_in_user_message") BRANCH B("endif")
+                     O("system_message") "<|eot_id|>" B("if tools_in_user_message and not tools is none")
+                         BRANCH B("endif") TURNS_L31,
+     CHAT_LLAMA3,                                                                                                                              true,  CHAT_TOOL_REFUSED, true },
  /* Llama-3.2: the day of rendering, for which we put the date that the template falls back to */
-            {SET_TOOLS B("if not date_string is defined") B("if strftime_now is defined") BRANCH B("else")
-                 B("set date_string='" CAPTURE "'") B("endif") B("endif")
-                     NO_TOOLS SPLIT_SYSTEM SYSTEM_L31 B("if tools is not none") BRANCH B("endif")
-                         DATES_L31 B("if tools is not none and not tools_in_user_message") BRANCH B("endif")
-                             O("system_message") "<|eot_id|>" B("if tools_in_user_message and not tools is none")
-                                 BRANCH B("endif") TURNS_L31,
-             CHAT_LLAMA3,                                                                                                                                   true,  CHAT_TOOL_REFUSED, true },
+    {SET_TOOLS B("if not date_string is defined") B("if strftime_now is defined") BRANCH B("else")
+         B("set date_string='" CAPTURE "'") B("endif") B("endif") NO_TOOLS SPLIT_SYSTEM SYSTEM_L31 B(
+             "if tools is not none") BRANCH B("endif") DATES_L31 B("if tools is not none and not tools_in_user_message")
+             BRANCH B("endif") O("system_message") "<|eot_id|>" B("if tools_in_user_message and not tools is none")
+                 BRANCH B("endif") TURNS_L31,
+     CHAT_LLAMA3,                                                                                                                              true,  CHAT_TOOL_REFUSED, true },
 };
 
 enum { CAPTURES = 2 };

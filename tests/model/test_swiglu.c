@@ -40,7 +40,8 @@ static void check(Backend *be, DType t, int64_t rows, int64_t width, int64_t spa
             assert_true(fabs(kernel_at(got, i, width + j) - dup) <= 1.01 * half * fabs(dup) + 1e-30);
             /* 1 - s is a difference, and the slope passes through zero: what the plain formula loses there */
             const double scale = fabs(kernel_at(&dy, i, j) * up) * 1.1;
-            assert_true(fabs(kernel_at(got, i, j) - dgate) <= 1.01 * half * fabs(dgate) + 2e-7 * (1.0 + fabs(gate)) * scale);
+            assert_true(fabs(kernel_at(got, i, j) - dgate) <=
+                        1.01 * half * fabs(dgate) + 2e-7 * (1.0 + fabs(gate)) * scale);
         }
     }
     const Tensor *all[] = {&gu, &dy, &y, &dgu};
