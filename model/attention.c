@@ -152,7 +152,7 @@ static const AttentionOps *const attention_ops[BACKEND_COUNT] = {
 static void check_heads(const Attention *at)
 {
     CHECK(at->heads > 0 && at->kv_heads > 0 && at->heads % at->kv_heads == 0);
-    CHECK(at->head_dim > 0 && at->head_dim % 8 == 0 && at->head_dim <= HEAD_DIM_MAX);
+    CHECK(at->head_dim > 0 && at->head_dim % 2 == 0 && at->head_dim <= HEAD_DIM_MAX);
 }
 
 static void check_shapes(const Backend *be, const Attention *at, const Tensor *out, const Tensor *lse,

@@ -16,7 +16,7 @@ enum {
     FFN_MAX = 1 << 20,
     LAYERS_MAX = 1024,
     HEADS_MAX = 1024,
-    HEAD_DIM_MAX = 1024,
+    HEAD_DIM_MAX = 256, /* what attention has room for */
 };
 
 static bool fail_value(Err *err, const char *path, const char *key, const char *value, const char *supported)

@@ -14,6 +14,8 @@ static const struct Case {
     {"tokens on their own",     2, 2, 32,  {1, 1, 1, 1, 1},                  0 },
     {"grouped, odd lengths",    9, 3, 64,  {37, 1, 66, 3},                   64},
     {"one segment of 200",      2, 1, 64,  {200},                            0 },
+    {"heads of 2",              4, 2, 2,   {70, 3},                          0 },
+    {"heads of 20",             3, 3, 20,  {40, 71},                         2 },
     {"narrow heads",            4, 2, 8,   {70, 71},                         2 },
     {"heads of 40",             2, 1, 40,  {129},                            0 },
     {"wide heads",              2, 1, 256, {65, 3},                          0 },

@@ -165,6 +165,8 @@ static const struct {
     {SMALL ", \"num_key_value_heads\": 0}",                                                            "\"num_key_value_heads\" is 0"         },
     {SMALL ", \"head_dim\": 15}",                                                                      "head size 15 is odd"                  },
     {SMALL ", \"head_dim\": 0}",                                                                       "\"head_dim\" is 0"                    },
+    {SMALL ", \"head_dim\": 258}",                                                                     "\"head_dim\" is 258"                  },
+    {"{\"model_type\": \"llama\", \"hidden_size\": 1024, \"num_attention_heads\": 2}",                 "head size is 512"                     },
     {SMALL ", \"head_dim\": 4096}",                                                                    "\"head_dim\" is 4096"                 },
     {SMALL ", \"tie_word_embeddings\": 1}",                                                            "must be true or false"                },
     {SMALL ", \"max_position_embeddings\": 0}",                                                        "\"max_position_embeddings\" is 0"     },
