@@ -58,17 +58,18 @@ static int line_format(char *out, size_t size, const ConfigFaults *f, const Faul
     return snprintf(out, size, "%s:%d:%d: %s", shown, fault->place.line, fault->place.column, fault->text);
 }
 
-/* All lines into out[0..size); the last one tells how many did not fit. */
+/* All lines into out[0..size); the last one tells how many did not fit, with the program's name like any line. */
 static void lines_join(char *out, size_t size, const ConfigFaults *f, bool located)
 {
-    enum { ROOM_FOR_REST = 48 };
+    enum { ROOM_FOR_REST = 56 };
+    const char *prefix = located ? "qlora: " : "";
     size_t used = 0;
     for (size_t i = 0; i < f->count; i++) {
         char line[FAULT_TEXT + 400];
         const int n = line_format(line, sizeof line, f, &f->items[i], located);
         const size_t length = n < 0 ? 0 : (size_t)n < sizeof line ? (size_t)n : sizeof line - 1;
         if (used + length + 1 + ROOM_FOR_REST > size) {
-            snprintf(out + used, size - used, "%sand %zu more faults", used ? "\n" : "",
+            snprintf(out + used, size - used, "%s%sand %zu more faults", used ? "\n" : "", prefix,
                      f->count - i + (size_t)f->unkept);
             return;
         }
@@ -77,7 +78,7 @@ static void lines_join(char *out, size_t size, const ConfigFaults *f, bool locat
         used += length;
         out[used] = '\0';
     }
-    if (f->unkept) snprintf(out + used, size - used, "\nand %d more faults", f->unkept);
+    if (f->unkept) snprintf(out + used, size - used, "\n%sand %d more faults", prefix, f->unkept);
 }
 
 static void faults_free(ConfigFaults *f)

@@ -238,7 +238,7 @@ static void too_many_faults_are_cut_at_a_line(void **state)
     for (const char *at = rig_err.text; (at = strchr(at, '\n')); at++)
         shown++;
     char expected[60];
-    snprintf(expected, sizeof expected, "\nand %d more faults", 150 - shown);
+    snprintf(expected, sizeof expected, "\nqlora: and %d more faults", 150 - shown);
     assert_string_equal(last, expected);
     assert_true(shown > 40);
 }
