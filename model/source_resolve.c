@@ -128,6 +128,7 @@ bool source_resolve(char **path, const char *name, const char *revision, Err *er
     char shown[512];
     text_printable(shown, sizeof shown, name, strlen(name));
     const char *home = getenv("HOME");
+    if (!name[0]) return FAIL(err, ERR_MODEL, "the name of the model is empty; give a folder or a GGUF file");
     if (strncmp(name, "~/", 2) == 0 && home) { /* no shell expands it in a configuration file */
         *path = path_join(home, name + 2, err);
         if (!*path) return false;

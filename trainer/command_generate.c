@@ -27,7 +27,9 @@ static bool config_for_model(Config **out, const char *model, const CommandLine 
     char *quoted = name ? json_dumps(name, JSON_ENCODE_ANY) : NULL; /* a JSON string is a YAML string too */
     Text text = {0};
     bool ok = false;
-    if (!quoted) {
+    if (!model[0]) {
+        (void)FAIL(err, ERR_ARG, "the name of the model is empty; give a folder or a GGUF file");
+    } else if (!quoted) {
         (void)FAIL(err, ERR_ARG, "the name of the model is not well-formed UTF-8");
     } else {
         ok = text_format(&text, err, "base_model: %s\ndatasets:\n  - path: none\n", quoted) &&

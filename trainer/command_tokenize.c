@@ -1,7 +1,7 @@
-#include "base/json.h"
 #include "base/mem.h"
 #include "data/shapes.h"
 #include "data/tokenizer.h"
+#include "model/source.h"
 #include "trainer/command.h"
 #include "trainer/lines.h"
 
@@ -49,15 +49,25 @@ static bool encode_text(Work *w, const char *bytes, size_t length, Err *err)
            put_ids(&w->out, w->tokens.ids, w->tokens.count, err);
 }
 
+/* One line as JSON; the caller's note names the line, which a place in the text of json_parse would get wrong. */
+static bool parse_line(json_t **out, const Text *line, const char *expected, Err *err)
+{
+    json_error_t fault;
+    const size_t flags = JSON_DECODE_ANY | JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES;
+    *out = json_loadb(line->bytes ? line->bytes : "", line->length, flags, &fault);
+    if (*out) return true;
+    char shown[JSON_ERROR_TEXT_LENGTH * 2];
+    text_printable(shown, sizeof shown, fault.text, strlen(fault.text));
+    return FAIL(err, ERR_DATA, "column %d: not %s: %s", fault.column > 0 ? fault.column : 1, expected, shown);
+}
+
 /* A line that is one JSON string. */
 static bool encode_json_string(Work *w, const Text *line, Err *err)
 {
-    json_error_t fault;
-    json_t *value = json_loadb(line->bytes ? line->bytes : "", line->length, JSON_DECODE_ANY | JSON_ALLOW_NUL, &fault);
+    json_t *value = NULL;
     bool ok = false;
-    if (!value) {
-        ok = FAIL(err, ERR_DATA, "column %d: not a JSON string: %s", fault.column, fault.text);
-    } else if (!json_is_string(value)) {
+    if (!parse_line(&value, line, "a JSON string", err)) return false;
+    if (!json_is_string(value)) {
         ok = FAIL(err, ERR_DATA, "not a JSON string: with --jsonl every line is one");
     } else {
         ok = encode_text(w, json_string_value(value), json_string_length(value), err);
@@ -72,7 +82,7 @@ static bool encode_chat(Work *w, const Text *line, Err *err)
     static const DataSource plain = {.weight = 1};
     const ShapeRules rules = {.tokenizer = w->tokenizer, .chat = w->chat};
     json_t *value = NULL;
-    if (!json_parse(&value, line->bytes ? line->bytes : "", line->length, "chat", ERR_DATA, err)) return false;
+    if (!parse_line(&value, line, "a JSON list of messages", err)) return false;
     w->sample.count = 0;
     const bool made = json_is_array(value)
                           ? shape_tokenize_messages(&w->sample, w->shape, &rules, value, err)
@@ -90,12 +100,21 @@ static bool encode_line(Work *w, const Text *line, const CommandLine *command, E
     return encode_text(w, line->bytes ? line->bytes : "", line->length, err);
 }
 
+/* A path as it is (a lone tokenizer.json needs no model beside it), else a name in the Hugging Face cache. */
+static bool open_tokenizer(Work *w, const char *name, Err *err)
+{
+    char *path = NULL;
+    const bool ok = source_resolve(&path, name, NULL, err) && tokenizer_open(&w->tokenizer, path, err);
+    mem_free(path);
+    return ok;
+}
+
 static bool run(const CommandLine *line, Err *err)
 {
     Work w = {0};
     Lines lines = {.stream = stdin};
     bool ok = false, end = false;
-    TRY(tokenizer_open(&w.tokenizer, line->files[0], err));
+    TRY(open_tokenizer(&w, line->files[0], err));
     TRY(tokenizer_cache_create(&w.cache, w.tokenizer, err));
     if (command_flag(line, "chat")) {
         TRY(chat_template_open(&w.chat, command_text(line, "template"), w.tokenizer, err));

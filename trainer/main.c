@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 static const Command *const commands[] = {
@@ -83,7 +84,8 @@ static void let_idle_threads_sleep(char **argv)
 int main(int argc, char **argv)
 {
     let_idle_threads_sleep(argv);
-    signal(SIGPIPE, SIG_IGN); /* a reader that went away is an error of a write, not the end of a run */
+    prctl(PR_SET_NAME, "qlora"); /* started by that path, ps and top would show "exe" */
+    signal(SIGPIPE, SIG_IGN);    /* a reader that went away is an error of a write, not the end of a run */
     Err err = {0};
     bool ok = run(argc, argv, &err);
     if ((fflush(stdout) != 0 || ferror(stdout)) && ok) {

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -144,6 +145,11 @@ static void a_second_run_on_one_folder_is_refused_while_the_first_goes_on(void *
     workspace_write_config("a.yaml", "a", "max_steps: 100000\n");
     const pid_t pid = start((const char *[]){"train", "a.yaml", NULL});
     wait_for("step 2/");
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/comm", (int)pid);
+    char *name = read_text(path);
+    assert_string_equal(name, "qlora\n"); /* what ps, top and pgrep go by */
+    mem_free(name);
     const int kept = rename("log", "log.first");
     assert_int_equal(kept, 0);
     assert_int_equal(RUN("train", "a.yaml"), 5);
@@ -268,6 +274,51 @@ static void a_plan_needs_neither_weights_nor_data(void **state)
     assert_int_equal(RUN("train", "a.yaml"), 4);
 }
 
+static void write_text(const char *path, const char *text)
+{
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    assert_int_equal(fclose(f), 0);
+}
+
+static void expect_log(const char *text)
+{
+    char *log = read_text("log");
+    assert_string_equal(log, text);
+    mem_free(log);
+}
+
+static void tokenize_finds_cached_models_and_names_the_line_of_a_fault(void **state)
+{
+    (void)state;
+    write_text("in", "[{\"role\": \"user\", \"content\": \"a\"}]\n[{]\n");
+    assert_non_null(freopen("in", "r", stdin)); /* the program inherits it */
+    assert_int_equal(RUN("tokenize", "model", "--chat", "--template", "chatml"), 3);
+    expect_log("qlora: line 2 of standard input: column 3: not a JSON list of messages: string or '}' expected near "
+               "']'\n");
+    assert_int_equal(mkdir("hub", 0777) | mkdir("hub/models--org--m", 0777) | mkdir("hub/models--org--m/refs", 0777),
+                     0);
+    assert_int_equal(mkdir("hub/models--org--m/snapshots", 0777), 0);
+    assert_int_equal(rename("model", "hub/models--org--m/snapshots/abc"), 0);
+    write_text("hub/models--org--m/refs/main", "abc");
+    setenv("HF_HUB_CACHE", "hub", 1);
+    write_text("in", "a\n");
+    assert_non_null(freopen("in", "r", stdin));
+    assert_int_equal(RUN("tokenize", "org/m"), 0);
+    assert_int_equal(RUN("tokenize", "org/other"), 4);
+    unsetenv("HF_HUB_CACHE");
+}
+
+static void an_empty_name_of_a_model_is_said_to_be_empty(void **state)
+{
+    (void)state;
+    assert_int_equal(RUN("generate", "", "--prompt", "x"), 2);
+    expect_log("qlora: the name of the model is empty; give a folder or a GGUF file\n");
+    assert_int_equal(RUN("quantize", "", "q"), 4);
+    expect_log("qlora: the name of the model is empty; give a folder or a GGUF file\n");
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -280,6 +331,8 @@ int main(void)
         TEST(evaluating_with_the_adapter_gives_the_loss_that_training_saw),
         TEST(the_plan_foretells_the_peak_memory),
         TEST(a_plan_needs_neither_weights_nor_data),
+        TEST(tokenize_finds_cached_models_and_names_the_line_of_a_fault),
+        TEST(an_empty_name_of_a_model_is_said_to_be_empty),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
