@@ -65,9 +65,9 @@ static bool shape(Plan *p, const Session *s, const Prompts *prompts, Err *err)
 
 static void add_up(Plan *p)
 {
-    const uint64_t stepping = p->state + p->activations + p->scratch + p->products;
-    const uint64_t later = stepping > p->loading ? stepping : p->loading; /* staging is gone before the first step */
-    p->peak_memory_bytes = p->process + p->weights + later;
+    /* Arenas are resident from their reservation on; staging is gone before the first step. */
+    const uint64_t arenas = p->weights + p->state + p->activations + p->scratch;
+    p->peak_memory_bytes = p->process + arenas + (p->products > p->loading ? p->products : p->loading);
 }
 
 /* Bytes that come on top of what the process has now, with this many layers kept. */
@@ -129,11 +129,14 @@ static bool warm_up(Backend *be, DType dtype, Err *err)
     return ok;
 }
 
-/* The largest matrix in f32 with its codes beside it, or a chunk of a tensor that stays in 16 bits. */
+/* The largest matrix in f32 with its codes beside it, or a chunk of the embeddings, which stay in 16 bits. */
 static uint64_t loading_bytes(const ModelSpec *spec)
 {
-    const uint64_t chunk = 1 << 20, matrix = largest_matrix(spec), most = matrix > chunk ? matrix : chunk;
-    return most * 4 + most / 2 + most / 64 * 9;
+    const uint64_t chunk = 1 << 20, matrix = largest_matrix(spec);
+    const uint64_t embeddings = (uint64_t)spec->vocab * (uint64_t)spec->hidden;
+    const uint64_t quantized = matrix * 4 + matrix / 2 + matrix / 64 * 9;
+    const uint64_t kept = (embeddings < chunk ? embeddings : chunk) * 4;
+    return quantized > kept ? quantized : kept;
 }
 
 static bool fixed_costs(Plan *p, const Session *s, Err *err)
