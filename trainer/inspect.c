@@ -16,6 +16,12 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* Index of the smallest value that at least `percent` of the n sorted values do not exceed. */
+static int64_t nearest_rank(int64_t n, int64_t percent)
+{
+    return (n * percent + 99) / 100 - 1;
+}
+
 bool inspect_lengths(Lengths *out, const Dataset *d, Err *err)
 {
     const int64_t n = dataset_samples(d);
@@ -30,8 +36,8 @@ bool inspect_lengths(Lengths *out, const Dataset *d, Err *err)
     *out = (Lengths){0};
     if (n > 0) {
         *out = (Lengths){.shortest = sizes[0],
-                         .median = sizes[n / 2],
-                         .p95 = sizes[(n - 1) * 95 / 100],
+                         .median = sizes[nearest_rank(n, 50)],
+                         .p95 = sizes[nearest_rank(n, 95)],
                          .longest = sizes[n - 1],
                          .mean = sum / (double)n};
     }

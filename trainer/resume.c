@@ -112,6 +112,16 @@ static bool take(Trainer *t, const char *folder, Err *err)
     return true;
 }
 
+/* Checkpoints that are all damaged cost a whole run: nobody should learn from the step numbers that it began again. */
+static bool say_that_none_is_whole(const char *output, Err *err)
+{
+    CheckpointList list = {0};
+    if (!checkpoint_list(&list, output, err)) return false;
+    if (list.count > 0) log_warn("no checkpoint in %s is whole: the run starts anew", output);
+    checkpoint_list_free(&list);
+    return true;
+}
+
 bool resume_find(Trainer *t, char **folder, Err *err)
 {
     const char *how = t->session.settings.resume, *output = t->session.settings.output_dir;
@@ -120,7 +130,7 @@ bool resume_find(Trainer *t, char **folder, Err *err)
     if (strcmp(how, "none") == 0) return forget_later(t, -1, err);
     if (strcmp(how, "auto") == 0) {
         if (!checkpoint_newest(folder, &step, output, INT64_MAX, err)) return false;
-        if (!*folder) return true;
+        if (!*folder) return say_that_none_is_whole(output, err);
     } else {
         *folder = mem_copy_text(how, err);
         if (!*folder || !checkpoint_verify(how, -1, err)) goto fail;

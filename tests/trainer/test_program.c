@@ -2,6 +2,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "tests/support/tiny.h"
 #include "tests/support/workspace.h"
 
 #include <fcntl.h>
@@ -238,8 +239,13 @@ static void the_plan_foretells_the_peak_memory(void **state)
         "micro_batch_size: 24\ngradient_accumulation_steps: 1\ngradient_checkpointing: false\n",
         "sample_packing: true\nsequence_len: 2048\ngradient_checkpointing: true\n",
         "lora_r: 256\noptimizer: adamw\n",
+        "base_model: wide\ndatasets: [{path: short.jsonl}]\n", /* loading its matrices takes more than a step */
     };
-    for (int i = 0; i < 3; i++) {
+    Err err = {0};
+    const TinyOptions wide = {.tied = true, .bf16 = true, .ffn = 65536, .seed = 8};
+    assert_true(tiny_model_write("wide", &wide, &err));
+    assert_true(file_replace("short.jsonl", "{\"input_ids\": [1, 2, 3]}\n", 25, &err));
+    for (int i = 0; i < 4; i++) {
         char output[32];
         struct rusage usage;
         snprintf(output, sizeof output, "run%d", i);
@@ -319,6 +325,48 @@ static void an_empty_name_of_a_model_is_said_to_be_empty(void **state)
     expect_log("qlora: the name of the model is empty; give a folder or a GGUF file\n");
 }
 
+static int64_t length_said(const char *key)
+{
+    char *text = read_text("out");
+    json_error_t fault;
+    json_t *o = json_loads(text, 0, &fault);
+    assert_non_null(o);
+    const json_t *lengths = json_object_get(json_object_get(o, "train"), "lengths");
+    const int64_t value = json_integer_value(json_object_get(lengths, key));
+    json_decref(o);
+    mem_free(text);
+    return value;
+}
+
+static void lengths_are_values_that_the_named_share_of_samples_does_not_exceed(void **state)
+{
+    (void)state;
+    write_text("two.jsonl", "{\"input_ids\": [1, 2]}\n{\"input_ids\": [1, 2, 3, 4, 5]}\n");
+    workspace_write_config("a.yaml", "a", "datasets: [{path: two.jsonl}]\n");
+    assert_int_equal(RUN("inspect", "a.yaml", "--json"), 0);
+    assert_int_equal(length_said("shortest"), 2);
+    assert_int_equal(length_said("median"), 2);
+    assert_int_equal(length_said("p95"), 5);
+    assert_int_equal(length_said("longest"), 5);
+}
+
+static void a_run_whose_checkpoints_are_all_damaged_says_that_it_starts_anew(void **state)
+{
+    (void)state;
+    workspace_write_config("a.yaml", "a", "max_steps: 2\nsave_steps: 1\n");
+    assert_int_equal(RUN("train", "a.yaml"), 0);
+    write_text("a/checkpoint-00000001/manifest.json", "{");
+    write_text("a/checkpoint-00000002/manifest.json", "{");
+    assert_int_equal(RUN("train", "a.yaml"), 0);
+    char *log = read_text("log");
+    assert_non_null(strstr(log, "qlora: warning: no checkpoint in a is whole: the run starts anew\n"));
+    mem_free(log);
+    assert_int_equal(RUN("train", "a.yaml"), 0);
+    log = read_text("log");
+    assert_null(strstr(log, "starts anew"));
+    mem_free(log);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -333,6 +381,8 @@ int main(void)
         TEST(a_plan_needs_neither_weights_nor_data),
         TEST(tokenize_finds_cached_models_and_names_the_line_of_a_fault),
         TEST(an_empty_name_of_a_model_is_said_to_be_empty),
+        TEST(lengths_are_values_that_the_named_share_of_samples_does_not_exceed),
+        TEST(a_run_whose_checkpoints_are_all_damaged_says_that_it_starts_anew),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
