@@ -65,7 +65,11 @@ static const char *describe(char text[80], const QuantOptions *o)
 /* A tensor that is in 4 bits already is only copied. */
 static bool take_prequantized(QuantizeJob *job, QuantizeItem *item, const QuantOptions *options, Err *err)
 {
-    char is[80], wanted[80];
+    char is[80], wanted[80], path[PATH_BYTES];
+    if (linear_path(path, item->tensor) && is_skipped(job, path))
+        return FAIL(err, ERR_ARG,
+                    "%s has %s in 4 bits already, so it cannot keep another type; give the model it was made from",
+                    source_path(job->source), path);
     if (!source_read_quantized(job->source, item->tensor, &item->matrix, NULL, err)) return false;
     item->quantized = true;
     if (same_options(&item->matrix.options, options)) return true;

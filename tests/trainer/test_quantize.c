@@ -318,6 +318,8 @@ static void a_folder_in_4_bits_is_copied_or_refused(void **state)
     };
     for (size_t i = 0; i < ARRAY_COUNT(others); i++)
         assert_refused(out, again, &others[i], NULL, 0, ERR_MODEL, "already in 4 bits (nf4, block 64, double");
+    const char *const skip[1] = {"v_proj"};
+    assert_refused(out, again, &usual, skip, 1, ERR_ARG, "v_proj in 4 bits already");
     assert_refused(out, out, &usual, NULL, 0, ERR_ARG, "is the model itself");
     assert_true(file_remove_tree(again, &err));
     mem_free(again);
