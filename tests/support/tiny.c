@@ -20,6 +20,11 @@ typedef struct TinyTensor {
     float spread;       /* standard deviation; 0: ones (norms) */
 } TinyTensor;
 
+static int ffn_of(const TinyOptions *o)
+{
+    return o->ffn ? o->ffn : FFN;
+}
+
 static int list_tensors(TinyTensor *list, const TinyOptions *o)
 {
     int n = 0;
@@ -40,9 +45,9 @@ static int list_tensors(TinyTensor *list, const TinyOptions *o)
             {"self_attn.k_proj", (int64_t)KV_HEADS * HEAD_DIM, WIDTH,                     o->bias},
             {"self_attn.v_proj", (int64_t)KV_HEADS * HEAD_DIM, WIDTH,                     o->bias},
             {"self_attn.o_proj", WIDTH,                        (int64_t)HEADS * HEAD_DIM, o->bias},
-            {"mlp.gate_proj",    FFN,                          WIDTH,                     o->bias},
-            {"mlp.up_proj",      FFN,                          WIDTH,                     o->bias},
-            {"mlp.down_proj",    WIDTH,                        FFN,                       o->bias},
+            {"mlp.gate_proj",    ffn_of(o),                    WIDTH,                     o->bias},
+            {"mlp.up_proj",      ffn_of(o),                    WIDTH,                     o->bias},
+            {"mlp.down_proj",    WIDTH,                        ffn_of(o),                 o->bias},
         };
         for (size_t i = 0; i < ARRAY_COUNT(linears); i++) {
             ADD(linears[i].rows, linears[i].cols, wide, "model.layers.%d.%s.weight", l, linears[i].module);
@@ -117,18 +122,18 @@ static bool write_config(const char *folder, const TinyOptions *o, Err *err)
     const char *scaling = o->llama3 ? "{\"rope_type\": \"llama3\", \"factor\": 8.0, \"low_freq_factor\": 1.0, "
                                       "\"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 64}"
                                     : "null";
-    bool ok =
-        text_format(&t, err,
-                    "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"vocab_size\": %d, "
-                    "\"hidden_size\": %d, \"intermediate_size\": %d, \"num_hidden_layers\": %d, "
-                    "\"num_attention_heads\": %d, \"num_key_value_heads\": %d, \"head_dim\": %d, "
-                    "\"rms_norm_eps\": 1e-05, \"rope_theta\": 10000.0, \"rope_scaling\": %s, "
-                    "\"max_position_embeddings\": 512, \"hidden_act\": \"silu\", \"attention_bias\": %s, "
-                    "\"mlp_bias\": %s, \"tie_word_embeddings\": %s, \"bos_token_id\": 256, "
-                    "\"eos_token_id\": 257, \"torch_dtype\": \"%s\"}\n",
-                    TINY_VOCAB, WIDTH, FFN, TINY_LAYERS, HEADS, KV_HEADS, HEAD_DIM, scaling, o->bias ? "true" : "false",
-                    o->bias ? "true" : "false", o->tied ? "true" : "false", o->bf16 ? "bfloat16" : "float32") &&
-        write_text(folder, "config.json", &t, err);
+    bool ok = text_format(&t, err,
+                          "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"vocab_size\": %d, "
+                          "\"hidden_size\": %d, \"intermediate_size\": %d, \"num_hidden_layers\": %d, "
+                          "\"num_attention_heads\": %d, \"num_key_value_heads\": %d, \"head_dim\": %d, "
+                          "\"rms_norm_eps\": 1e-05, \"rope_theta\": 10000.0, \"rope_scaling\": %s, "
+                          "\"max_position_embeddings\": 512, \"hidden_act\": \"silu\", \"attention_bias\": %s, "
+                          "\"mlp_bias\": %s, \"tie_word_embeddings\": %s, \"bos_token_id\": 256, "
+                          "\"eos_token_id\": 257, \"torch_dtype\": \"%s\"}\n",
+                          TINY_VOCAB, WIDTH, ffn_of(o), TINY_LAYERS, HEADS, KV_HEADS, HEAD_DIM, scaling,
+                          o->bias ? "true" : "false", o->bias ? "true" : "false", o->tied ? "true" : "false",
+                          o->bf16 ? "bfloat16" : "float32") &&
+              write_text(folder, "config.json", &t, err);
     text_free(&t);
     return ok;
 }

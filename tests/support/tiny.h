@@ -13,6 +13,7 @@ typedef struct TinyOptions {
     bool bias;   /* attention_bias and mlp_bias */
     bool llama3; /* llama3 rope scaling */
     bool bf16;   /* stored as BF16; F32 otherwise */
+    int ffn;     /* intermediate size; 0: 128 */
     uint64_t seed;
 } TinyOptions;
 
