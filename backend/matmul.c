@@ -125,7 +125,8 @@ static void add_parts(const Product *p, const float *parts, int64_t chunks, int6
 static void gradient_cpu(Backend *be, const Product *p, float *scratch)
 {
     const int64_t chunks = ceil_div(p->k, CHUNK), strips = strip_count(p);
-#pragma omp parallel for schedule(dynamic)
+/* static: a thread meets the same products in every step, so none compiles or allocates after the first */
+#pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < chunks * strips; i++) {
         const int64_t c = i / strips;
         const Product piece = piece_of(p, c, i % strips, scratch + c * p->m * p->n);
