@@ -128,12 +128,14 @@ static void what_is_not_found_is_explained(void **state)
     assert_error(&err, ERR_MODEL, scratch_path(&s, "hub"));
     assert_false(source_resolve(&path, "org/model", "v9", &err));
     assert_error(&err, ERR_MODEL, "not its revision \"v9\"");
-    static const char *const bad[] = {"/no/such/folder", "./none", "../none", "org/../model",    "a/b/c",
-                                      "org//model",      "",       "org/",    "org/mo\x1b[2Jdel"};
+    static const char *const bad[] = {"/no/such/folder", "./none",     "../none", "org/../model",
+                                      "a/b/c",           "org//model", "org/",    "org/mo\x1b[2Jdel"};
     for (size_t i = 0; i < ARRAY_COUNT(bad); i++) {
         assert_false(source_resolve(&path, bad[i], NULL, &err));
         assert_error(&err, ERR_MODEL, "does not exist");
     }
+    assert_false(source_resolve(&path, "", NULL, &err));
+    assert_error(&err, ERR_MODEL, "name of the model is empty");
     static const char *const revisions[] = {"../../../etc", "/etc", "a//b", ".", "..", "a/../b", ""};
     for (size_t i = 0; i < ARRAY_COUNT(revisions); i++) {
         assert_false(source_resolve(&path, "org/model", revisions[i], &err));

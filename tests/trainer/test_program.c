@@ -237,8 +237,7 @@ static void the_plan_foretells_the_peak_memory(void **state)
 #endif
     static const char *const more[] = {
         "micro_batch_size: 24\ngradient_accumulation_steps: 1\ngradient_checkpointing: false\n",
-        "sample_packing: true\nsequence_len: 2048\ngradient_checkpointing: true\n",
-        "lora_r: 256\noptimizer: adamw\n",
+        "sample_packing: true\nsequence_len: 2048\ngradient_checkpointing: true\n", "lora_r: 256\noptimizer: adamw\n",
         "base_model: wide\ndatasets: [{path: short.jsonl}]\n", /* loading its matrices takes more than a step */
     };
     Err err = {0};
