@@ -70,7 +70,7 @@ static void paged_and_resident_states_give_the_same_bits(void **state)
 }
 
 /* Losses of two runs whose sums are only ordered differently. The first update differs by the rounding of one forward
- * pass (measured: 2e-7 relative); later ones by what Adam makes of it (measured: below 2e-5). */
+ * pass, later ones by what Adam makes of it. */
 static void assert_close(const Outcome *a, const Outcome *b)
 {
     for (int step = 1; step <= SCENE_STEPS; step++) {

@@ -122,7 +122,7 @@ static void wait_for(const char *text)
 static void a_signal_saves_and_exits_with_75_and_the_run_goes_on_to_the_bit(void **state)
 {
     (void)state;
-    /* Under load the program was twice seen to abort here, in about 1,000 tries; until that is found this is a soak. The
+    /* This failed twice under load, once with the program aborted; until that is found it is a soak. The
      * end-to-end tests interrupt after every micro-batch. */
     if (!getenv("QLORA_TEST_SOAK")) skip();
     static const int signals[] = {SIGTERM, SIGINT, SIGUSR1};
