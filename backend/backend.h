@@ -4,8 +4,9 @@
  * Host code never touches the bytes of an arena. It uploads, downloads and calls operations; each operation, of this
  * folder or of a module (quant/, lora/, model/, optim/), runs between backend_enter and backend_leave. A test backend
  * (tests/support/guard.h) makes every arena unreadable outside of that bracket, so the rule cannot rot (invariant I3).
- * Operations return void: shapes are CHECKed at once, device faults stay on the backend until backend_sync.
- * Tables: each module owns one `static const XOps *const ops[BACKEND_COUNT]`, so no central list grows.
+ * Operations return void: shapes are CHECKed at once, device faults stay on the backend until backend_sync. On CUDA
+ * operations are queued on one stream; uploads may be reused at once, downloads wait.
+ * Tables: each module owns one `static const XOps *const ops[BACKEND_COUNT]`, so no central list grows (FOLDER/ops.h).
  */
 #pragma once
 
@@ -16,7 +17,14 @@
 extern "C" {
 #endif
 
-typedef enum BackendKind { BACKEND_CPU, BACKEND_COUNT } BackendKind;
+typedef enum BackendKind { BACKEND_CPU, BACKEND_CUDA, BACKEND_COUNT } BackendKind;
+
+/* Entry of a table: the CUDA operations where the build has them (CMake: QLORA_CUDA). */
+#if QLORA_CUDA
+#    define CUDA_OPS(table) (&(table))
+#else
+#    define CUDA_OPS(table) NULL
+#endif
 
 typedef struct Backend Backend;
 
@@ -32,10 +40,15 @@ typedef struct BackendHooks {
 typedef struct BackendOptions {
     BackendKind kind;
     int threads;    /* 0: all cores */
-    bool reference; /* own plain matrix products instead of the library's; slow, for tests */
+    bool reference; /* own plain matrix products instead of the library's; slow, for tests; CPU only */
+    int device;     /* ordinal among the visible CUDA devices */
+    /* CUDA without a device: answers sizes and types for a card of this compute capability (90: 9.0), reserves
+     * nothing and computes nothing. 0: a real device. */
+    int plan_for;
     BackendHooks hooks;
 } BackendOptions;
 
+/* ERR_DEVICE says what is missing (driver, device, library, too old) and what to do. */
 bool backend_open(Backend **out, const BackendOptions *options, Err *err) MUST_USE;
 void backend_close(Backend *be);
 
@@ -43,6 +56,12 @@ BackendKind backend_kind(const Backend *be);
 int backend_threads(const Backend *be);
 const char *backend_name(const Backend *be); /* "cpu (2 threads, AMX-BF16)" */
 bool backend_reference(const Backend *be);   /* BackendOptions.reference */
+
+/* Bytes that the device has free and has in all; the host's on the CPU. */
+typedef struct BackendMemory {
+    uint64_t free, total;
+} BackendMemory;
+BackendMemory backend_memory(const Backend *be);
 
 /* bf16 where the device multiplies it faster than f32, f32 otherwise. */
 DType backend_preferred_dtype(const Backend *be);

@@ -1,14 +1,7 @@
 #include "backend/elementwise.h"
 
 #include "backend/cpu.h"
-
-typedef struct ElementwiseOps {
-    void (*zero)(const Tensor *out);
-    void (*copy)(const Tensor *out, const Tensor *in);
-    void (*add)(const Tensor *out, const Tensor *a, const Tensor *b);
-    void (*scale)(const Tensor *out, const Tensor *in, float factor);
-    TensorNorm (*norm)(const Tensor *in);
-} ElementwiseOps;
+#include "backend/ops.h"
 
 /* --- CPU --- */
 
@@ -47,8 +40,9 @@ static int64_t piece_length(const Pieces *p, int64_t i)
     return left < PIECE ? left : PIECE;
 }
 
-static void zero_cpu(const Tensor *out)
+static void zero_cpu(Backend *be, const Tensor *out)
 {
+    (void)be;
     const Pieces p = pieces_of(out, tensor_dense(out));
     const size_t size = dtype_bytes(out->dtype);
 #pragma omp parallel for schedule(static) if (p.rows * p.cols > CPU_PARALLEL_MIN)
@@ -58,8 +52,9 @@ static void zero_cpu(const Tensor *out)
     }
 }
 
-static void scale_cpu(const Tensor *out, const Tensor *in, float factor)
+static void scale_cpu(Backend *be, const Tensor *out, const Tensor *in, float factor)
 {
+    (void)be;
     const Pieces p = pieces_of(out, tensor_dense(out) && tensor_dense(in));
     const DType to = out->dtype, from = in->dtype;
     const Lanes f = lanes_set(factor);
@@ -74,10 +69,10 @@ static void scale_cpu(const Tensor *out, const Tensor *in, float factor)
 }
 
 /* Same type: bytes, whatever they mean. Otherwise a product by one, which rounds as a conversion does. */
-static void copy_cpu(const Tensor *out, const Tensor *in)
+static void copy_cpu(Backend *be, const Tensor *out, const Tensor *in)
 {
     if (out->dtype != in->dtype) {
-        scale_cpu(out, in, 1.0f);
+        scale_cpu(be, out, in, 1.0f);
         return;
     }
     const Pieces p = pieces_of(out, tensor_dense(out) && tensor_dense(in));
@@ -90,8 +85,9 @@ static void copy_cpu(const Tensor *out, const Tensor *in)
     }
 }
 
-static void add_cpu(const Tensor *out, const Tensor *a, const Tensor *b)
+static void add_cpu(Backend *be, const Tensor *out, const Tensor *a, const Tensor *b)
 {
+    (void)be;
     const Pieces p = pieces_of(out, tensor_dense(out) && tensor_dense(a) && tensor_dense(b));
 #pragma omp parallel for schedule(static) if (p.rows * p.cols > CPU_PARALLEL_MIN)
     for (int64_t i = 0; i < p.count; i++) {
@@ -133,8 +129,9 @@ static TensorNorm norm_piece(const float *x, int64_t n)
 }
 
 /* Sums of groups of BATCH pieces are kept and added in order, so the threads only decide who computes what. */
-static TensorNorm norm_cpu(const Tensor *in)
+static TensorNorm norm_cpu(Backend *be, const Tensor *in)
 {
+    (void)be;
     enum { BATCH = 64 };
     const Pieces p = pieces_of(in, tensor_dense(in));
     TensorNorm total = {.finite = true};
@@ -172,7 +169,7 @@ void tensor_zero(Backend *be, const Tensor *out)
 {
     if (tensor_count(out) == 0) return;
     backend_enter(be);
-    elementwise_ops[backend_kind(be)]->zero(out);
+    elementwise_ops[backend_kind(be)]->zero(be, out);
     backend_leave(be);
 }
 
@@ -182,7 +179,7 @@ void tensor_copy(Backend *be, const Tensor *out, const Tensor *in)
     CHECK(out->dtype == in->dtype || (cpu_is_float(out) && cpu_is_float(in)));
     if (tensor_count(out) == 0) return;
     backend_enter(be);
-    elementwise_ops[backend_kind(be)]->copy(out, in);
+    elementwise_ops[backend_kind(be)]->copy(be, out, in);
     backend_leave(be);
 }
 
@@ -192,7 +189,7 @@ void tensor_add(Backend *be, const Tensor *out, const Tensor *a, const Tensor *b
     CHECK(cpu_is_float(out) && cpu_is_float(a) && cpu_is_float(b));
     if (tensor_count(out) == 0) return;
     backend_enter(be);
-    elementwise_ops[backend_kind(be)]->add(out, a, b);
+    elementwise_ops[backend_kind(be)]->add(be, out, a, b);
     backend_leave(be);
 }
 
@@ -201,7 +198,7 @@ void tensor_scale(Backend *be, const Tensor *out, const Tensor *in, float factor
     CHECK(cpu_same_shape(out, in) && cpu_is_float(out) && cpu_is_float(in));
     if (tensor_count(out) == 0) return;
     backend_enter(be);
-    elementwise_ops[backend_kind(be)]->scale(out, in, factor);
+    elementwise_ops[backend_kind(be)]->scale(be, out, in, factor);
     backend_leave(be);
 }
 
@@ -211,7 +208,7 @@ TensorNorm tensor_norm(Backend *be, const Tensor *in)
     TensorNorm norm = {.finite = true};
     if (tensor_count(in) == 0) return norm;
     backend_enter(be);
-    norm = elementwise_ops[backend_kind(be)]->norm(in);
+    norm = elementwise_ops[backend_kind(be)]->norm(be, in);
     backend_leave(be);
     return norm;
 }

@@ -7,11 +7,6 @@
 
 #include <omp.h>
 
-typedef struct MatmulOps {
-    void (*product)(Backend *be, const Product *p);
-    void (*gradient)(Backend *be, const Product *p, float *scratch);
-} MatmulOps;
-
 /* --- CPU --- */
 
 bool matmul_space_reserve(MatmulSpace *space, size_t bytes)
@@ -143,6 +138,7 @@ static const MatmulOps matmul_ops_cpu = {.product = product_cpu, .gradient = gra
 
 static const MatmulOps *const matmul_ops[BACKEND_COUNT] = {
     [BACKEND_CPU] = &matmul_ops_cpu,
+    [BACKEND_CUDA] = CUDA_OPS(matmul_ops_cuda),
 };
 
 static void zero_or_keep(Backend *be, const Matmul *op)

@@ -4,18 +4,8 @@
 #pragma once
 
 #include "backend/matmul.h"
+#include "backend/ops.h"
 #include "backend/state.h"
-
-/* Plain sizes and strides of a checked product. */
-typedef struct Product {
-    const void *a, *b;
-    void *out;
-    DType in, to; /* of a and b; of out */
-    int64_t m, n, k;
-    int64_t a_stride, b_stride, out_stride; /* elements from row to row as stored */
-    bool transpose_a, transpose_b, accumulate;
-    float alpha;
-} Product;
 
 /* The library's product. `lane` picks the scratch memory: 0 for calls that use all threads, 1 + t for a call of thread
  * t that stays on it. False when the library cannot do this product on this processor. */

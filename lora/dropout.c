@@ -1,18 +1,6 @@
-#include "lora/lora.h"
-
-#include "backend/backend.h"
+#include "lora/ops.h"
 
 #include <math.h>
-
-/*
- * Eight elements share one Philox block: 16 bits each decide, so p is honoured to 2^-17. Blocks are counted in the
- * dense matrix, whatever the strides are, so that forward and backward draw the same mask.
- */
-typedef struct Mask {
-    RngKey key;
-    uint32_t threshold; /* of 65536; below it: dropped */
-    float keep;         /* 1 / (1 - p) */
-} Mask;
 
 /* 16 bits for each element of a piece of a row; the numbers of one block lie in the order of their elements. */
 enum { PIECE = 512, BLOCKS = PIECE / 8 + 1 };
@@ -56,17 +44,14 @@ static void row(const Tensor *out, const Tensor *in, int64_t i, const Mask *m)
     }
 }
 
-static void dropout_cpu(const Tensor *out, const Tensor *in, const Mask *m)
+static void dropout_cpu(Backend *be, const Tensor *out, const Tensor *in, const Mask *m)
 {
+    (void)be;
     const int64_t rows = tensor_rows(in);
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < rows; i++)
         row(out, in, i, m);
 }
-
-typedef struct DropoutOps {
-    void (*apply)(const Tensor *out, const Tensor *in, const Mask *m);
-} DropoutOps;
 
 static const DropoutOps dropout_ops_cpu = {.apply = dropout_cpu};
 
@@ -81,6 +66,6 @@ void lora_dropout(Backend *be, const Tensor *out, const Tensor *in, float p, Rng
     CHECK(p >= 0 && p < 1);
     const Mask m = {.key = key, .threshold = (uint32_t)lrintf(p * 65536.0f), .keep = 1.0f / (1.0f - p)};
     backend_enter(be);
-    dropout_ops[backend_kind(be)]->apply(out, in, &m);
+    dropout_ops[backend_kind(be)]->apply(be, out, in, &m);
     backend_leave(be);
 }

@@ -1,15 +1,7 @@
 #include "model/attention.h"
 
 #include "model/attention_cpu.h"
-
-typedef struct AttentionOps {
-    void (*forward)(Backend *be, const Attention *at, const Tensor *out, const Tensor *lse, const Tensor *qkv,
-                    const Tensor *scratch);
-    void (*backward)(Backend *be, const Attention *at, const Tensor *dqkv, const Tensor *dout, const Tensor *out,
-                     const Tensor *lse, const Tensor *qkv, const Tensor *scratch);
-    void (*decode)(Backend *be, const Attention *at, const Tensor *out, const Tensor *q, const Tensor *keys,
-                   const Tensor *values, int64_t capacity, const int32_t *lengths, const Tensor *scratch);
-} AttentionOps;
+#include "model/ops.h"
 
 /* --- CPU: what both passes share --- */
 
@@ -37,7 +29,7 @@ int64_t attention_thread_floats(int64_t width)
     return 6 * width * QUERIES + 4 * KEYS * QUERIES;
 }
 
-int64_t attention_scratch(const Backend *be, int64_t n, int heads, int kv_heads, int head_dim)
+static int64_t scratch_cpu(const Backend *be, int64_t n, int heads, int kv_heads, int head_dim)
 {
     const int64_t width = round_up(head_dim, TILE), blocks = ceil_div(n, KEYS);
     const int64_t packed = 3 * kv_heads * blocks * KEYS * width;
@@ -141,6 +133,7 @@ static const AttentionOps attention_ops_cpu = {
     .forward = attention_forward_cpu,
     .backward = attention_backward_cpu,
     .decode = attention_decode_cpu,
+    .scratch = scratch_cpu,
 };
 
 /* --- all backends --- */
@@ -148,6 +141,11 @@ static const AttentionOps attention_ops_cpu = {
 static const AttentionOps *const attention_ops[BACKEND_COUNT] = {
     [BACKEND_CPU] = &attention_ops_cpu,
 };
+
+int64_t attention_scratch(const Backend *be, int64_t n, int heads, int kv_heads, int head_dim)
+{
+    return attention_ops[backend_kind(be)]->scratch(be, n, heads, kv_heads, head_dim);
+}
 
 static void check_heads(const Attention *at)
 {

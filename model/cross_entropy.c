@@ -1,11 +1,7 @@
 #include "model/cross_entropy.h"
 
 #include "backend/cpu.h"
-
-typedef struct CrossEntropyOps {
-    void (*run)(const Tensor *losses, const Tensor *gradient, const Tensor *logits, const int32_t *targets,
-                float smoothing, float scale);
-} CrossEntropyOps;
+#include "model/ops.h"
 
 /* --- CPU: a row is read twice, and written in the second pass --- */
 
@@ -85,9 +81,10 @@ static float run_row(const Row *row)
     return (1.0f - row->smoothing) * (lse - target) + row->smoothing * (lse - mean);
 }
 
-static void run_cpu(const Tensor *losses, const Tensor *gradient, const Tensor *logits, const int32_t *targets,
-                    float smoothing, float scale)
+static void run_cpu(Backend *be, const Tensor *losses, const Tensor *gradient, const Tensor *logits,
+                    const int32_t *targets, float smoothing, float scale)
 {
+    (void)be;
     const int64_t rows = logits->shape[0], cols = logits->shape[1];
 #pragma omp parallel for schedule(static) if (rows * cols > CPU_PARALLEL_MIN)
     for (int64_t i = 0; i < rows; i++) {
@@ -122,6 +119,6 @@ void cross_entropy(Backend *be, const Tensor *losses, const Tensor *gradient, co
     CHECK(!gradient || gradient->data != logits->data ||
           (gradient->dtype == logits->dtype && gradient->stride == logits->stride));
     backend_enter(be);
-    cross_entropy_ops[backend_kind(be)]->run(losses, gradient, logits, cpu_i32_in(targets), smoothing, scale);
+    cross_entropy_ops[backend_kind(be)]->run(be, losses, gradient, logits, cpu_i32_in(targets), smoothing, scale);
     backend_leave(be);
 }

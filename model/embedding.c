@@ -1,16 +1,13 @@
 #include "model/embedding.h"
 
 #include "backend/cpu.h"
-
-typedef struct EmbeddingOps {
-    void (*forward)(const Tensor *out, const Tensor *table, const int32_t *ids);
-    void (*noise)(const Tensor *out, const Neftune *noise);
-} EmbeddingOps;
+#include "model/ops.h"
 
 /* --- CPU --- */
 
-static void forward_cpu(const Tensor *out, const Tensor *table, const int32_t *ids)
+static void forward_cpu(Backend *be, const Tensor *out, const Tensor *table, const int32_t *ids)
 {
+    (void)be;
     const int64_t rows = out->shape[0], cols = out->shape[1];
 #pragma omp parallel for schedule(static) if (rows * cols > CPU_PARALLEL_MIN)
     for (int64_t i = 0; i < rows; i++) {
@@ -40,8 +37,9 @@ static void noise_row(const Tensor *out, int64_t i, float magnitude, RngKey key)
     }
 }
 
-static void noise_cpu(const Tensor *out, const Neftune *noise)
+static void noise_cpu(Backend *be, const Tensor *out, const Neftune *noise)
 {
+    (void)be;
     const int64_t cols = out->shape[1];
     for (int s = 0; s < noise->segments; s++) {
         const int64_t first = noise->starts[s], end = noise->starts[s + 1];
@@ -68,7 +66,7 @@ void embedding_forward(Backend *be, const Tensor *out, const Tensor *table, cons
     const bool noisy = noise && noise->alpha > 0.0f;
     if (noisy) CHECK(noise->segments >= 0 && (noise->segments == 0 || noise->starts[noise->segments] <= out->shape[0]));
     backend_enter(be);
-    embedding_ops[backend_kind(be)]->forward(out, table, cpu_i32_in(ids));
-    if (noisy) embedding_ops[backend_kind(be)]->noise(out, noise);
+    embedding_ops[backend_kind(be)]->forward(be, out, table, cpu_i32_in(ids));
+    if (noisy) embedding_ops[backend_kind(be)]->noise(be, out, noise);
     backend_leave(be);
 }

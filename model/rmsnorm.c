@@ -1,11 +1,7 @@
 #include "model/rmsnorm.h"
 
 #include "backend/cpu.h"
-
-typedef struct RmsnormOps {
-    void (*forward)(const Tensor *y, const Tensor *x, const Tensor *w, float eps);
-    void (*backward)(const Tensor *dx, const Tensor *dy, const Tensor *x, const Tensor *w, float eps, bool accumulate);
-} RmsnormOps;
+#include "model/ops.h"
 
 /* --- CPU: one row after another, each read twice while it lies in the first-level cache --- */
 
@@ -42,8 +38,9 @@ static void forward_row(void *y, const void *x, const Tensor *w, DType dtype, in
     }
 }
 
-static void forward_cpu(const Tensor *y, const Tensor *x, const Tensor *w, float eps)
+static void forward_cpu(Backend *be, const Tensor *y, const Tensor *x, const Tensor *w, float eps)
 {
+    (void)be;
     const int64_t rows = x->shape[0], cols = x->shape[1];
 #pragma omp parallel for schedule(static) if (rows * cols > CPU_PARALLEL_MIN)
     for (int64_t i = 0; i < rows; i++)
@@ -77,9 +74,10 @@ static void backward_row(const BackwardRow *row, const Tensor *w, float eps, boo
     }
 }
 
-static void backward_cpu(const Tensor *dx, const Tensor *dy, const Tensor *x, const Tensor *w, float eps,
+static void backward_cpu(Backend *be, const Tensor *dx, const Tensor *dy, const Tensor *x, const Tensor *w, float eps,
                          bool accumulate)
 {
+    (void)be;
     const int64_t rows = x->shape[0], cols = x->shape[1];
 #pragma omp parallel for schedule(static) if (rows * cols > CPU_PARALLEL_MIN)
     for (int64_t i = 0; i < rows; i++) {
@@ -107,7 +105,7 @@ void rmsnorm_forward(Backend *be, const Tensor *y, const Tensor *x, const Tensor
 {
     check(y, x, w);
     backend_enter(be);
-    rmsnorm_ops[backend_kind(be)]->forward(y, x, w, eps);
+    rmsnorm_ops[backend_kind(be)]->forward(be, y, x, w, eps);
     backend_leave(be);
 }
 
@@ -117,6 +115,6 @@ void rmsnorm_backward(Backend *be, const Tensor *dx, const Tensor *dy, const Ten
     check(dx, x, w);
     check(dy, x, w);
     backend_enter(be);
-    rmsnorm_ops[backend_kind(be)]->backward(dx, dy, x, w, eps, accumulate);
+    rmsnorm_ops[backend_kind(be)]->backward(be, dx, dy, x, w, eps, accumulate);
     backend_leave(be);
 }

@@ -1,18 +1,14 @@
 #include "model/rope.h"
 
 #include "backend/cpu.h"
-
-typedef struct RopeOps {
-    void (*table)(const Tensor *table, const float *frequencies, float factor);
-    void (*apply)(const Tensor *qk, const Tensor *table, const int32_t *positions, int heads, int head_dim,
-                  bool backward);
-} RopeOps;
+#include "model/ops.h"
 
 /* --- CPU --- */
 
 /* The angle is one f32 product, as in Hugging Face; its cosine and sine are taken in f64 and rounded once. */
-static void table_cpu(const Tensor *table, const float *frequencies, float factor)
+static void table_cpu(Backend *be, const Tensor *table, const float *frequencies, float factor)
 {
+    (void)be;
     const int64_t positions = table->shape[0], half = table->shape[1] / 2;
 #pragma omp parallel for schedule(static) if (positions * half > CPU_PARALLEL_MIN)
     for (int64_t p = 0; p < positions; p++) {
@@ -39,9 +35,10 @@ static void rotate_head(void *head, DType t, const float *row, int64_t half, flo
     }
 }
 
-static void apply_cpu(const Tensor *qk, const Tensor *table, const int32_t *positions, int heads, int head_dim,
-                      bool backward)
+static void apply_cpu(Backend *be, const Tensor *qk, const Tensor *table, const int32_t *positions, int heads,
+                      int head_dim, bool backward)
 {
+    (void)be;
     const int64_t rows = qk->shape[0];
 #pragma omp parallel for schedule(static) if (rows * heads * head_dim > CPU_PARALLEL_MIN)
     for (int64_t i = 0; i < rows; i++) {
@@ -65,7 +62,7 @@ void rope_table(Backend *be, const Tensor *table, const float *frequencies, floa
 {
     CHECK(table->rank == 2 && table->dtype == DTYPE_F32 && table->shape[1] % 2 == 0);
     backend_enter(be);
-    rope_ops[backend_kind(be)]->table(table, frequencies, attention_factor);
+    rope_ops[backend_kind(be)]->table(be, table, frequencies, attention_factor);
     backend_leave(be);
 }
 
@@ -76,6 +73,6 @@ void rope_apply(Backend *be, const Tensor *qk, const Tensor *table, const Tensor
     CHECK(table->rank == 2 && table->dtype == DTYPE_F32 && table->shape[1] == head_dim && head_dim % 2 == 0);
     CHECK(positions->rank == 1 && positions->shape[0] == qk->shape[0]);
     backend_enter(be);
-    rope_ops[backend_kind(be)]->apply(qk, table, cpu_i32_in(positions), heads, head_dim, backward);
+    rope_ops[backend_kind(be)]->apply(be, qk, table, cpu_i32_in(positions), heads, head_dim, backward);
     backend_leave(be);
 }

@@ -1,20 +1,17 @@
 #include "model/rows.h"
 
-#include <string.h>
+#include "model/ops.h"
 
-typedef struct RowsOps {
-    void (*gather)(const Tensor *out, const Tensor *in, const Tensor *index);
-    void (*scatter)(const Tensor *out, const Tensor *in, const Tensor *index);
-    void (*add_vector)(const Tensor *y, const Tensor *vector);
-} RowsOps;
+#include <string.h>
 
 static char *row(const Tensor *t, int64_t i)
 {
     return (char *)t->data + (size_t)(i * t->stride) * dtype_bytes(t->dtype);
 }
 
-static void gather_cpu(const Tensor *out, const Tensor *in, const Tensor *index)
+static void gather_cpu(Backend *be, const Tensor *out, const Tensor *in, const Tensor *index)
 {
+    (void)be;
     const int32_t *at = (const int32_t *)index->data;
     const size_t bytes = (size_t)tensor_cols(in) * dtype_bytes(in->dtype);
     for (int64_t i = 0; i < tensor_rows(out); i++) {
@@ -23,8 +20,9 @@ static void gather_cpu(const Tensor *out, const Tensor *in, const Tensor *index)
     }
 }
 
-static void scatter_cpu(const Tensor *out, const Tensor *in, const Tensor *index)
+static void scatter_cpu(Backend *be, const Tensor *out, const Tensor *in, const Tensor *index)
 {
+    (void)be;
     const int32_t *at = (const int32_t *)index->data;
     const size_t bytes = (size_t)tensor_cols(in) * dtype_bytes(in->dtype);
     for (int64_t i = 0; i < tensor_rows(in); i++) {
@@ -33,8 +31,9 @@ static void scatter_cpu(const Tensor *out, const Tensor *in, const Tensor *index
     }
 }
 
-static void add_vector_cpu(const Tensor *y, const Tensor *vector)
+static void add_vector_cpu(Backend *be, const Tensor *y, const Tensor *vector)
 {
+    (void)be;
     const int64_t cols = tensor_cols(y);
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < tensor_rows(y); i++) {
@@ -68,7 +67,7 @@ void rows_gather(Backend *be, const Tensor *out, const Tensor *in, const Tensor 
 {
     check_move(out, in, index);
     backend_enter(be);
-    rows_ops[backend_kind(be)]->gather(out, in, index);
+    rows_ops[backend_kind(be)]->gather(be, out, in, index);
     backend_leave(be);
 }
 
@@ -76,7 +75,7 @@ void rows_scatter(Backend *be, const Tensor *out, const Tensor *in, const Tensor
 {
     check_move(in, out, index);
     backend_enter(be);
-    rows_ops[backend_kind(be)]->scatter(out, in, index);
+    rows_ops[backend_kind(be)]->scatter(be, out, in, index);
     backend_leave(be);
 }
 
@@ -85,6 +84,6 @@ void rows_add_vector(Backend *be, const Tensor *y, const Tensor *vector)
     CHECK(y->dtype == vector->dtype && (y->dtype == DTYPE_F32 || y->dtype == DTYPE_BF16));
     CHECK(tensor_cols(y) == tensor_count(vector));
     backend_enter(be);
-    rows_ops[backend_kind(be)]->add_vector(y, vector);
+    rows_ops[backend_kind(be)]->add_vector(be, y, vector);
     backend_leave(be);
 }

@@ -1,11 +1,7 @@
 #include "model/swiglu.h"
 
 #include "backend/cpu.h"
-
-typedef struct SwigluOps {
-    void (*forward)(const Tensor *y, const Tensor *gu);
-    void (*backward)(const Tensor *dgu, const Tensor *dy, const Tensor *gu);
-} SwigluOps;
+#include "model/ops.h"
 
 /* --- CPU --- */
 
@@ -23,8 +19,9 @@ static void forward_row(void *y, const void *gu, DType t, int64_t width)
     }
 }
 
-static void forward_cpu(const Tensor *y, const Tensor *gu)
+static void forward_cpu(Backend *be, const Tensor *y, const Tensor *gu)
 {
+    (void)be;
     const int64_t rows = y->shape[0], width = y->shape[1];
 #pragma omp parallel for schedule(static) if (rows * width > CPU_PARALLEL_MIN)
     for (int64_t i = 0; i < rows; i++)
@@ -44,8 +41,9 @@ static void backward_row(void *dgu, const void *dy, const void *gu, DType t, int
     }
 }
 
-static void backward_cpu(const Tensor *dgu, const Tensor *dy, const Tensor *gu)
+static void backward_cpu(Backend *be, const Tensor *dgu, const Tensor *dy, const Tensor *gu)
 {
+    (void)be;
     const int64_t rows = dy->shape[0], width = dy->shape[1];
 #pragma omp parallel for schedule(static) if (rows * width > CPU_PARALLEL_MIN)
     for (int64_t i = 0; i < rows; i++)
@@ -70,7 +68,7 @@ void swiglu_forward(Backend *be, const Tensor *y, const Tensor *gu)
 {
     check(y, gu);
     backend_enter(be);
-    swiglu_ops[backend_kind(be)]->forward(y, gu);
+    swiglu_ops[backend_kind(be)]->forward(be, y, gu);
     backend_leave(be);
 }
 
@@ -79,6 +77,6 @@ void swiglu_backward(Backend *be, const Tensor *dgu, const Tensor *dy, const Ten
     check(dy, gu);
     check(dy, dgu);
     backend_enter(be);
-    swiglu_ops[backend_kind(be)]->backward(dgu, dy, gu);
+    swiglu_ops[backend_kind(be)]->backward(be, dgu, dy, gu);
     backend_leave(be);
 }

@@ -1,6 +1,7 @@
 #include "model/thin.h"
 
 #include "backend/cpu.h"
+#include "model/ops.h"
 #include "quant/product.h"
 
 int64_t thin_scratch(int64_t cols, int64_t ranks)
@@ -103,8 +104,9 @@ static void output_row(const Thin *t, const Inputs *in, const Tensor *y, int64_t
     }
 }
 
-static void forward_cpu(const Thin *t, const Tensor *y, const Tensor *x, float *scratch)
+static void forward_cpu(Backend *be, const Thin *t, const Tensor *y, const Tensor *x, float *scratch)
 {
+    (void)be;
     const Inputs in = inputs_make(t, x, scratch);
     const int64_t rows = tensor_cols(y);
 #pragma omp parallel
@@ -117,10 +119,6 @@ static void forward_cpu(const Thin *t, const Tensor *y, const Tensor *x, float *
             output_row(t, &in, y, o);
     }
 }
-
-typedef struct ThinOps {
-    void (*forward)(const Thin *t, const Tensor *y, const Tensor *x, float *scratch);
-} ThinOps;
 
 static const ThinOps thin_ops_cpu = {.forward = forward_cpu};
 
@@ -155,6 +153,6 @@ void thin_forward(Backend *be, const Thin *t, const Tensor *y, const Tensor *x, 
     CHECK(cpu_is_float(x) && cpu_is_float(y) && (!t->bias || tensor_count(t->bias) == rows));
     CHECK(scratch->dtype == DTYPE_F32 && tensor_count(scratch) >= thin_scratch(cols, ranks));
     backend_enter(be);
-    thin_ops[backend_kind(be)]->forward(t, y, x, scratch->data);
+    thin_ops[backend_kind(be)]->forward(be, t, y, x, scratch->data);
     backend_leave(be);
 }

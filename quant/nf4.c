@@ -3,6 +3,7 @@
 #include "backend/simd.h"
 #include "quant/kernels.h"
 #include "quant/nested.h"
+#include "quant/ops.h"
 
 const float quant_levels[2][16] = {
     [QUANT_NF4] = {-1.0f, -0.6961928009986877f,   -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f,
@@ -97,10 +98,6 @@ bool quant_encode(QuantHost *out, const float *values, int64_t count, const Quan
 
 /* --- decoding --- */
 
-typedef struct QuantOps {
-    void (*decode)(const Tensor *w, const QuantMatrix *m);
-} QuantOps;
-
 static float absmax_at(const QuantMatrix *m, int64_t block)
 {
     if (!m->options.double_quant) return ((const float *)m->absmax.data)[block];
@@ -140,8 +137,9 @@ static void decode_row(char *row, DType dtype, const QuantMatrix *m, int64_t fir
     }
 }
 
-static void decode_cpu(const Tensor *w, const QuantMatrix *m)
+static void decode_cpu(Backend *be, const Tensor *w, const QuantMatrix *m)
 {
+    (void)be;
     const size_t stride = (size_t)w->stride * dtype_bytes(w->dtype);
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < m->rows; r++)
@@ -149,13 +147,15 @@ static void decode_cpu(const Tensor *w, const QuantMatrix *m)
 }
 
 static const QuantOps quant_ops_cpu = {.decode = decode_cpu};
-static const QuantOps *const quant_ops[BACKEND_COUNT] = {[BACKEND_CPU] = &quant_ops_cpu};
+static const QuantOps *const quant_ops[BACKEND_COUNT] = {
+    [BACKEND_CPU] = &quant_ops_cpu,
+};
 
 void quant_decode(Backend *be, const Tensor *w, const QuantMatrix *m)
 {
     CHECK(w->dtype == DTYPE_F32 || w->dtype == DTYPE_BF16);
     CHECK(tensor_rows(w) == m->rows && tensor_cols(w) == m->cols);
     backend_enter(be);
-    quant_ops[backend_kind(be)]->decode(w, m);
+    quant_ops[backend_kind(be)]->decode(be, w, m);
     backend_leave(be);
 }

@@ -1,0 +1,54 @@
+/*
+ * cuda_state.h - the inside of a CUDA backend; only the files of the CUDA device look at it.
+ */
+#pragma once
+
+#include "backend/cuda.h"
+#include "backend/state.h"
+
+#include <cublas_v2.h>
+
+/* The functions of cuBLAS that we call, found at run time. X(field, symbol) */
+#define CUDA_BLAS_CALLS(X)                                                                                             \
+    X(create, cublasCreate_v2)                                                                                         \
+    X(destroy, cublasDestroy_v2)                                                                                       \
+    X(set_stream, cublasSetStream_v2)                                                                                  \
+    X(set_workspace, cublasSetWorkspace_v2)                                                                            \
+    X(gemm, cublasGemmEx)
+
+typedef struct CudaBlas {
+#define X(field, symbol) __typeof__(symbol) *field;
+    CUDA_BLAS_CALLS(X)
+#undef X
+    cublasHandle_t handle;
+    void *workspace;
+} CudaBlas;
+
+bool cuda_blas_open(Backend *be, Err *err) MUST_USE;
+void cuda_blas_close(Backend *be);
+
+/* A pinned buffer of an upload or download, and the event after which it may be written again. */
+enum { CUDA_COPY_BUFFERS = 2, CUDA_COPY_BYTES = 4 << 20 };
+
+typedef struct CudaCopyBuffer {
+    void *pinned;
+    cudaEvent_t done;
+} CudaCopyBuffer;
+
+/* Small arrays: pinned and device memory of the same layout, filled from the front. */
+typedef struct CudaStage {
+    char *pinned, *device;
+    size_t used;
+    size_t last, last_bytes; /* what the latest call staged */
+} CudaStage;
+
+struct CudaState {
+    int device;
+    int capability, multiprocessors;
+    bool plan_only; /* BackendOptions.plan_for */
+    cudaStream_t stream;
+    CudaCopyBuffer copies[CUDA_COPY_BUFFERS];
+    int next_copy;
+    CudaStage stage;
+    CudaBlas blas;
+};
