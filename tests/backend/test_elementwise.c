@@ -51,7 +51,7 @@ static void add_and_scale_round_once(void **state)
             kernel_free(all[k]);
         }
     }
-    backend_close(be);
+    kernel_close(be);
 }
 
 static void copies_of_one_type_keep_every_bit(void **state)
@@ -65,7 +65,7 @@ static void copies_of_one_type_keep_every_bit(void **state)
     assert_true(kernel_equal(&a, &b));
     kernel_free(&a);
     kernel_free(&b);
-    backend_close(be);
+    kernel_close(be);
 }
 
 static void conversions_keep_nan_infinity_and_ties(void **state)
@@ -87,7 +87,7 @@ static void conversions_keep_nan_infinity_and_ties(void **state)
     }
     kernel_free(&a);
     kernel_free(&b);
-    backend_close(be);
+    kernel_close(be);
 }
 
 static void norms_are_exact_to_f64_and_independent_of_threads(void **state)
@@ -106,7 +106,7 @@ static void norms_are_exact_to_f64_and_independent_of_threads(void **state)
             const TensorNorm norm = tensor_norm(be, &a);
             if (repeat == 0) first = norm.sum_squares;
             assert_true(norm.finite && norm.sum_squares == first && fabs(first - want) <= 1e-12 * want);
-            backend_close(be);
+            kernel_close(be);
         }
         kernel_free(&a);
     }
@@ -126,7 +126,7 @@ static void one_bad_element_anywhere_is_noticed(void **state)
         assert_true(tensor_norm(be, &a).finite);
         kernel_free(&a);
     }
-    backend_close(be);
+    kernel_close(be);
 }
 
 int main(void)

@@ -99,7 +99,7 @@ static void products_stay_within_twice_the_plain_error(void **state)
             check_case(be, &cases[i], DTYPE_BF16, DTYPE_F32);
             check_case(be, &cases[i], DTYPE_BF16, DTYPE_BF16);
         }
-        backend_close(be);
+        kernel_close(be);
     }
 }
 
@@ -129,7 +129,7 @@ static void rows_and_threads_leave_the_bits_alone(void **state)
                 assert_true(kernel_equal(&want, &out));
             }
             run_free(&again);
-            backend_close(be);
+            kernel_close(be);
         }
         run_free(&r);
         backend_close(two);
@@ -166,7 +166,7 @@ static void check_gradient(DType dtype, int64_t n, int64_t p, int64_t q)
             assert_true(kernel_equal(&first, &dw));
             kernel_free(&dw);
         }
-        backend_close(be);
+        kernel_close(be);
     }
     kernel_free(&first);
     kernel_free(&a);
@@ -194,7 +194,7 @@ static void many_shapes_pass_through_one_backend(void **state)
         const struct Case c = {"many", 1 + n % 40, n, 1 + n % 7, false, n % 2 == 0, false, 0.0f, 0};
         check_case(be, &c, DTYPE_F32, DTYPE_F32);
     }
-    backend_close(be);
+    kernel_close(be);
 }
 
 /* Widths as in a model, rows as they come: the first micro-batch takes what all need. */
@@ -214,7 +214,7 @@ static void nothing_is_allocated_once_each_width_was_seen(void **state)
             if (m == 40) after_first = mem_alloc_count();
         }
         assert_int_equal(mem_alloc_count(), after_first);
-        backend_close(be);
+        kernel_close(be);
     }
 }
 
@@ -234,7 +234,7 @@ static void an_empty_sum_is_zero_or_nothing(void **state)
     kernel_free(&a);
     kernel_free(&b);
     kernel_free(&out);
-    backend_close(be);
+    kernel_close(be);
 }
 
 int main(void)

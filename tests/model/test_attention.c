@@ -188,7 +188,7 @@ static void both_passes_stay_within_twice_the_plain_error(void **state)
             check_case(be, &cases[i], DTYPE_F32);
             check_case(be, &cases[i], DTYPE_BF16);
         }
-        backend_close(be);
+        kernel_close(be);
     }
 }
 
@@ -255,7 +255,7 @@ static void bits_depend_neither_on_the_run_nor_on_the_threads(void **state)
             assert_true(kernel_equal(&first.out, &again.out) && kernel_equal(&first.lse, &again.lse));
             assert_true(kernel_equal(&first.dqkv, &again.dqkv));
             run_free(&again);
-            backend_close(be);
+            kernel_close(be);
         }
         run_free(&first);
     }
@@ -289,7 +289,7 @@ static void packed_segments_equal_lone_ones_within_rounding(void **state)
     }
     run_free(&a);
     run_free(&b);
-    backend_close(be);
+    kernel_close(be);
 }
 
 /* Decoding row by row gives what one forward pass gives. */
@@ -339,7 +339,7 @@ static void decoding_agrees_with_the_forward_pass(void **state)
             kernel_check_guards(all[i]);
             kernel_free(all[i]);
         }
-        backend_close(be);
+        kernel_close(be);
     }
 }
 

@@ -79,7 +79,7 @@ static void losses_and_gradients_are_close_to_f64(void **state)
     Backend *be = kernel_backend(2, false);
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++)
         check(be, &cases[i]);
-    backend_close(be);
+    kernel_close(be);
 }
 
 static void the_formula_is_the_central_difference(void **state)
@@ -115,7 +115,7 @@ static void a_bad_logit_anywhere_makes_the_loss_bad(void **state)
         kernel_free(&losses_row);
         kernel_free(&targets_row);
     }
-    backend_close(be);
+    kernel_close(be);
 }
 
 int main(void)

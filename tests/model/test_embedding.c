@@ -41,7 +41,7 @@ static void rows_of_the_table_are_copied(void **state)
         }
         rig_free(&r);
     }
-    backend_close(be);
+    kernel_close(be);
 }
 
 /* Uniform in +- alpha / sqrt(L C), L the length of the segment; the same numbers for every number of threads. */
@@ -74,7 +74,7 @@ static void noise_is_bounded_by_the_segment_and_reproducible(void **state)
     }
     rig_free(&r);
     rig_free(&again);
-    backend_close(be);
+    kernel_close(be);
     backend_close(one);
 }
 

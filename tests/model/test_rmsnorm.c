@@ -81,7 +81,7 @@ static void results_stay_within_twice_the_plain_error(void **state)
         for (int result = 0; result < RESULTS; result++)
             check_result(be, &cases[i], result);
     }
-    backend_close(be);
+    kernel_close(be);
 }
 
 /* bf16: x * r is rounded before the gain, as transformers does it. */
@@ -104,7 +104,7 @@ static void bf16_rounds_before_the_gain(void **state)
     kernel_free(&x);
     kernel_free(&y);
     kernel_free(&gain);
-    backend_close(be);
+    kernel_close(be);
 }
 
 static void the_gradient_is_the_central_difference(void **state)
@@ -146,7 +146,7 @@ static void bits_depend_neither_on_the_run_nor_on_the_threads(void **state)
         Backend *be = kernel_backend(1 + repeat % 3, false);
         rmsnorm_forward(be, repeat ? &y : &first, &x, &w, 1e-5f);
         assert_true(repeat == 0 || kernel_equal(&first, &y));
-        backend_close(be);
+        kernel_close(be);
     }
     const Tensor *all[] = {&x, &gain, &first, &y};
     for (size_t i = 0; i < ARRAY_COUNT(all); i++)

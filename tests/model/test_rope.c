@@ -28,7 +28,7 @@ static void the_table_holds_cosines_and_sines(void **state)
     }
     kernel_check_guards(&table);
     kernel_free(&table);
-    backend_close(be);
+    kernel_close(be);
 }
 
 static void check(Backend *be, DType t, int heads, int head_dim, int64_t spare)
@@ -79,7 +79,7 @@ static void pairs_rotate_and_rotate_back(void **state)
         check(be, d ? DTYPE_BF16 : DTYPE_F32, 3, 8, 0);
         check(be, d ? DTYPE_BF16 : DTYPE_F32, 1, 72, 1);
     }
-    backend_close(be);
+    kernel_close(be);
 }
 
 int main(void)

@@ -62,7 +62,7 @@ static void both_passes_are_rounded_formulas(void **state)
         check(be, t, 3, 37, 6, k / 2);
         check(be, t, 40, 1536, 64, k / 2);
     }
-    backend_close(be);
+    kernel_close(be);
 }
 
 static void extreme_gates_saturate(void **state)
@@ -84,7 +84,7 @@ static void extreme_gates_saturate(void **state)
     kernel_free(&gu);
     kernel_free(&y);
     kernel_free(&dgu);
-    backend_close(be);
+    kernel_close(be);
 }
 
 static void the_formula_is_the_central_difference(void **state)

@@ -2,7 +2,9 @@
  * kernel_test.h - what the tests of backend/ and model/ kernels share: strided tensors with watched gaps, f64 copies of
  * their values, and the bound "at most twice the error of the plain formula".
  *
- * Host code of these tests reads tensors directly: they lie in ordinary memory, not in an arena.
+ * Host code of these tests reads tensors directly: they lie in ordinary memory, not in an arena. Compiled with
+ * QLORA_TEST_CUDA=1 the same cases run on the CUDA backend, on emulated threads or on a real device: tensors are then
+ * managed memory, and whoever reads or writes one waits for the device first (kernel_settle).
  */
 #pragma once
 
@@ -19,24 +21,77 @@
 
 #include <cmocka.h>
 
+#ifndef QLORA_TEST_CUDA
+#    define QLORA_TEST_CUDA 0
+#endif
+#if QLORA_TEST_CUDA
+#    include <cuda_runtime_api.h>
+#endif
+
 enum { GUARD_BYTE = 0xA5, GUARD_BYTES = 256 };
 
-static inline Backend *kernel_backend(int threads, bool reference)
+static Backend *kernel_current; /* of kernel_backend; on CUDA there is one at a time */
+
+static inline Backend *kernel_backend_of(BackendKind kind, int threads, bool reference)
 {
-    const BackendOptions options = {.kind = BACKEND_CPU, .threads = threads, .reference = reference};
+    const BackendOptions options = {.kind = kind, .threads = threads, .reference = reference};
     Err err = {0};
     Backend *be = NULL;
     if (!backend_open(&be, &options, &err)) fail_msg("%s", err.text);
     return be;
 }
 
+/* The backend under test. */
+static inline Backend *kernel_backend(int threads, bool reference)
+{
+    kernel_current = kernel_backend_of(QLORA_TEST_CUDA ? BACKEND_CUDA : BACKEND_CPU, threads, reference);
+    return kernel_current;
+}
+
+static inline void kernel_close(Backend *be)
+{
+    if (kernel_current == be) kernel_current = NULL;
+    backend_close(be);
+}
+
+/* What was queued is done; a fault of it fails the test. */
+static inline void kernel_settle(void)
+{
+#if QLORA_TEST_CUDA
+    Err err = {0};
+    if (kernel_current && !backend_sync(kernel_current, &err)) fail_msg("%s", err.text);
+#endif
+}
+
+/* Memory that host and device under test both reach. */
+static inline void *kernel_memory(size_t bytes)
+{
+    void *memory = NULL;
+#if QLORA_TEST_CUDA
+    if (cudaMallocManaged(&memory, bytes, cudaMemAttachGlobal) != cudaSuccess) memory = NULL;
+#else
+    memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
+#endif
+    assert_non_null(memory);
+    return memory;
+}
+
+static inline void kernel_memory_free(void *memory)
+{
+    kernel_settle();
+#if QLORA_TEST_CUDA
+    (void)cudaFree(memory);
+#else
+    free(memory);
+#endif
+}
+
 /* A matrix whose gaps and surroundings hold GUARD_BYTE; elements are zero. */
 static inline Tensor kernel_matrix(DType dtype, int64_t rows, int64_t cols, int64_t stride)
 {
     const size_t bytes = (size_t)(rows * stride) * dtype_bytes(dtype) + 2 * GUARD_BYTES;
-    char *raw = aligned_alloc(64, (bytes + 63) / 64 * 64);
-    assert_non_null(raw);
-    memset(raw, GUARD_BYTE, (bytes + 63) / 64 * 64);
+    char *raw = kernel_memory(bytes);
+    memset(raw, GUARD_BYTE, bytes);
     Tensor t = tensor_matrix(raw + GUARD_BYTES, dtype, rows, cols);
     t.stride = stride;
     for (int64_t r = 0; r < rows; r++)
@@ -46,12 +101,13 @@ static inline Tensor kernel_matrix(DType dtype, int64_t rows, int64_t cols, int6
 
 static inline void kernel_free(const Tensor *t)
 {
-    free((char *)t->data - GUARD_BYTES);
+    kernel_memory_free((char *)t->data - GUARD_BYTES);
 }
 
 /* Nothing was written outside of the elements. */
 static inline void kernel_check_guards(const Tensor *t)
 {
+    kernel_settle();
     const int64_t rows = tensor_rows(t), cols = tensor_cols(t);
     const size_t size = dtype_bytes(t->dtype);
     const unsigned char *first = (const unsigned char *)t->data - GUARD_BYTES;
@@ -76,6 +132,7 @@ static inline double kernel_round(double x, DType dtype)
 
 static inline double kernel_at(const Tensor *t, int64_t r, int64_t c)
 {
+    kernel_settle();
     const int64_t i = r * t->stride + c;
     return t->dtype == DTYPE_F32 ? (double)((const float *)t->data)[i]
                                  : (double)bf16_to_f32(((const uint16_t *)t->data)[i]);
@@ -83,6 +140,7 @@ static inline double kernel_at(const Tensor *t, int64_t r, int64_t c)
 
 static inline void kernel_set(const Tensor *t, int64_t r, int64_t c, double value)
 {
+    kernel_settle();
     const int64_t i = r * t->stride + c;
     if (t->dtype == DTYPE_F32) {
         ((float *)t->data)[i] = (float)value;
@@ -147,6 +205,7 @@ static inline void kernel_check_bound(const char *what, const Tensor *fast, cons
 /* Bytes of the elements, gaps left out. */
 static inline bool kernel_equal(const Tensor *a, const Tensor *b)
 {
+    kernel_settle();
     const size_t size = dtype_bytes(a->dtype);
     for (int64_t r = 0; r < tensor_rows(a); r++) {
         if (memcmp((const char *)a->data + (size_t)(r * a->stride) * size,
