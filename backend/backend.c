@@ -101,6 +101,11 @@ BackendMemory backend_memory(const Backend *be)
     return be->device->memory(be);
 }
 
+bool backend_cuda_driver(void)
+{
+    return devices[BACKEND_CUDA] && devices[BACKEND_CUDA]->present();
+}
+
 /* --- arenas --- */
 
 size_t device_mapped_bytes(size_t bytes)

@@ -63,6 +63,9 @@ typedef struct BackendMemory {
 } BackendMemory;
 BackendMemory backend_memory(const Backend *be);
 
+/* Whether this build has the CUDA backend and the machine a driver, so that opening one may succeed. */
+bool backend_cuda_driver(void);
+
 /* bf16 where the device multiplies it faster than f32, f32 otherwise. */
 DType backend_preferred_dtype(const Backend *be);
 

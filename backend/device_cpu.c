@@ -144,6 +144,11 @@ static BackendMemory memory_cpu(const Backend *be)
     };
 }
 
+static bool present_cpu(void)
+{
+    return true;
+}
+
 const DeviceOps device_cpu = {
     .open = open_cpu,
     .close = close_cpu,
@@ -153,4 +158,5 @@ const DeviceOps device_cpu = {
     .download = download_cpu,
     .wait = wait_cpu,
     .memory = memory_cpu,
+    .present = present_cpu,
 };

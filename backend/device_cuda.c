@@ -289,6 +289,12 @@ static void wait_cuda(Backend *be)
     cuda_note(be, cudaStreamSynchronize(be->cuda->stream), "waiting for the device");
 }
 
+static bool present_cuda(void)
+{
+    int driver = 0;
+    return cudaDriverGetVersion(&driver) == cudaSuccess && driver > 0;
+}
+
 const DeviceOps device_cuda = {
     .open = open_cuda,
     .close = close_cuda,
@@ -298,4 +304,5 @@ const DeviceOps device_cuda = {
     .download = download_cuda,
     .wait = wait_cuda,
     .memory = memory_cuda,
+    .present = present_cuda,
 };

@@ -18,6 +18,7 @@ typedef struct DeviceOps {
     void (*download)(Backend *be, void *to, const Tensor *from);
     void (*wait)(Backend *be);
     BackendMemory (*memory)(const Backend *be);
+    bool (*present)(void); /* worth opening */
 } DeviceOps;
 
 struct Backend {

@@ -7,7 +7,7 @@
  */
 #pragma once
 
-#include "base/err.h"
+#include "base/text.h"
 
 #include <stdint.h>
 
@@ -29,6 +29,7 @@ typedef struct Command {
     int min_files, max_files;
     const CommandOption *options;
     int option_count;
+    bool device_is_key; /* --device is the key of the configuration */
     bool (*run)(const CommandLine *line, Err *err);
 } Command;
 
@@ -37,8 +38,9 @@ struct CommandLine {
     const char *files[COMMAND_FILES_MAX];
     int file_count;
     const char *values[COMMAND_OPTIONS_MAX]; /* of each option, last one wins; "" for a flag; null: not given */
-    const char **sets;                       /* "key=value" of every --set, in order */
+    const char **sets;                       /* "key=value" of every --set, in order, then of --device */
     int set_count;
+    Text device; /* "device=..." */
     bool help;
 };
 
@@ -58,6 +60,10 @@ bool command_real(const CommandLine *line, const char *option, double low, doubl
 #define COMMAND_SET                                                                                                    \
     {                                                                                                                  \
         "set", "KEY=VALUE", "override a key of the configuration; may be repeated"                                     \
+    }
+#define COMMAND_DEVICE                                                                                                 \
+    {                                                                                                                  \
+        "device", "DEVICE", "where to compute: auto, cpu, cuda or cuda:N; the same as --set device=DEVICE"             \
     }
 #define COMMAND_JSON                                                                                                   \
     {                                                                                                                  \

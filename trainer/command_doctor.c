@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "trainer/command.h"
+#include "trainer/device.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <oneapi/dnnl/dnnl.h>
@@ -66,6 +67,9 @@ static bool tell_backend(Report *r, Err *err)
              backend_preferred_dtype(be) == DTYPE_BF16 ? "bf16" : "f32");
     tell(r, "device", text);
     backend_close(be);
+    char cuda[ERR_TEXT_MAX + 64];
+    device_describe_cuda(cuda, sizeof cuda);
+    tell(r, "cuda", cuda);
     return true;
 }
 

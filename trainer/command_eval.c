@@ -72,6 +72,7 @@ static bool run(const CommandLine *line, Err *err)
 static const CommandOption options[] = {
     COMMAND_SET,
     COMMAND_JSON,
+    COMMAND_DEVICE,
     {"adapter", "FOLDER", "this adapter instead of adapter_path"},
 };
 
@@ -82,6 +83,7 @@ const Command command_eval = {
     .min_files = 1,
     .max_files = 1,
     .options = options,
-    .option_count = 3,
+    .option_count = 4,
+    .device_is_key = true,
     .run = run,
 };

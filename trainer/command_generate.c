@@ -204,6 +204,7 @@ static const CommandOption options[] = {
     {"seed",           "N",      "of the draws (42)"                                                                     },
     COMMAND_JSON,
     COMMAND_SET,
+    COMMAND_DEVICE,
 };
 
 const Command command_generate = {
@@ -215,6 +216,7 @@ const Command command_generate = {
     .min_files = 1,
     .max_files = 1,
     .options = options,
-    .option_count = 11,
+    .option_count = 12,
+    .device_is_key = true,
     .run = run,
 };

@@ -65,6 +65,15 @@ static bool take_option(CommandLine *line, int argc, char **argv, int *at, Err *
     return true;
 }
 
+static bool set_device(CommandLine *line, Err *err)
+{
+    const char *device = line->command->device_is_key ? command_text(line, "device") : NULL;
+    if (!device) return true;
+    if (!text_format(&line->device, err, "device=%s", device)) return false;
+    line->sets[line->set_count++] = line->device.bytes;
+    return true;
+}
+
 bool command_line_parse(CommandLine *out, const Command *command, int argc, char **argv, Err *err)
 {
     CHECK(command->option_count <= COMMAND_OPTIONS_MAX && command->max_files <= COMMAND_FILES_MAX);
@@ -94,6 +103,7 @@ bool command_line_parse(CommandLine *out, const Command *command, int argc, char
                    command->files, command->name);
         goto fail;
     }
+    TRY(set_device(&line, err));
     *out = line;
     return true;
 fail:
@@ -104,6 +114,7 @@ fail:
 void command_line_free(CommandLine *line)
 {
     mem_free(line->sets);
+    text_free(&line->device);
     *line = (CommandLine){0};
 }
 

@@ -13,11 +13,11 @@ static bool run(const CommandLine *line, Err *err)
     return ok;
 }
 
-static const CommandOption options[] = {COMMAND_SET};
+static const CommandOption options[] = {COMMAND_SET, COMMAND_DEVICE};
 
 const Command command_train = {
     .name = "train",
-    .files = "CONFIG [--set KEY=VALUE ...]",
+    .files = "CONFIG [--device DEVICE] [--set KEY=VALUE ...]",
     .summary = "Train adapters as a configuration says; goes on by itself where an earlier run stopped",
     .details = "Everything that it writes is in output_dir: metrics.jsonl, checkpoint-NNNNNNNN/, and at the end the\n"
                "adapter, its configuration and the tokenizer. SIGTERM, SIGINT and SIGUSR1 save and stop with exit\n"
@@ -25,6 +25,7 @@ const Command command_train = {
     .min_files = 1,
     .max_files = 1,
     .options = options,
-    .option_count = 1,
+    .option_count = 2,
+    .device_is_key = true,
     .run = run,
 };

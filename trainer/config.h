@@ -25,7 +25,6 @@ extern "C" {
 
 typedef enum AdapterKind { ADAPTER_QLORA, ADAPTER_LORA } AdapterKind;
 typedef enum ComputeKind { COMPUTE_AUTO, COMPUTE_BF16, COMPUTE_FP16, COMPUTE_FP32 } ComputeKind;
-typedef enum DeviceKind { DEVICE_AUTO, DEVICE_CPU } DeviceKind;
 typedef enum OptimizerKind {
     OPTIMIZER_PAGED_ADAMW_8BIT,
     OPTIMIZER_ADAMW_8BIT,

@@ -1,4 +1,5 @@
 #include "trainer/config_state.h"
+#include "trainer/device.h"
 
 #include <ctype.h>
 #include <math.h>
@@ -42,6 +43,10 @@ static void check_base(Check *k)
     }
     if (c->datasets.count == 0 && c->test_datasets.count == 0) {
         CONTRADICTS(datasets, test_datasets, "datasets is missing or empty; write an entry - path: FILE below it");
+    }
+    DeviceChoice device;
+    if (!device_parse(&device, c->device)) {
+        CONTRADICTS(device, device, "device: \"%s\" is none of auto, cpu, cuda and cuda:N", c->device);
     }
     if (c->quant_block_size & (c->quant_block_size - 1)) {
         CONTRADICTS(quant_block_size, quant_block_size, "quant_block_size: %lld is not a power of two",

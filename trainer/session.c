@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "trainer/device.h"
 #include "trainer/process.h"
 
 #include <string.h>
@@ -21,12 +22,18 @@ bool session_open(Session *out, const Config *c, const SessionOptions *options, 
 {
     Session s = {.config = c, .arenas = empty_arenas()};
     const BackendOptions backend = {
-        .kind = BACKEND_CPU,
+        .kind = BACKEND_CUDA, /* of a plan */
         .threads = settings_threads(c),
         .reference = options->reference,
+        .plan_for = options->plan_for,
         .hooks = options->hooks,
     };
-    TRY(backend_open(&s.backend, &backend, err));
+    DeviceChoice device;
+    CHECK(device_parse(&device, CONFIG_GET(c, device)));
+    if (options->plan_for && QLORA_CUDA)
+        TRY(backend_open(&s.backend, &backend, err));
+    else
+        TRY(device_open(&s.backend, &device, &backend, err));
     settings_make(&s.settings, c, s.backend);
     TRY(source_resolve(&s.base_path, CONFIG_GET(c, base_model), CONFIG_GET(c, revision), err));
     TRY(source_open(&s.source, s.base_path, options->weights, err));

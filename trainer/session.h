@@ -13,6 +13,7 @@ typedef struct SessionOptions {
     BackendHooks hooks; /* tests; zeroed in production */
     bool reference;     /* plain matrix products */
     bool weights;       /* false: a plan, config.json is enough */
+    int plan_for;       /* compute capability of a card (90: 9.0): sizes as there, nothing runs; 0: run here */
 } SessionOptions;
 
 typedef struct Session {

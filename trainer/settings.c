@@ -7,7 +7,6 @@
 
 int settings_threads(const Config *c)
 {
-    (void)CONFIG_GET(c, device); /* this build computes on the CPU only */
     return (int)CONFIG_GET(c, threads);
 }
 

@@ -365,8 +365,6 @@ static void words_mean_their_enum_values(void **state)
     WORD(bnb_4bit_compute_dtype, "float16", COMPUTE_FP16);
     WORD(bnb_4bit_compute_dtype, "fp32", COMPUTE_FP32);
     WORD(bnb_4bit_compute_dtype, "float32", COMPUTE_FP32);
-    WORD(device, "auto", DEVICE_AUTO);
-    WORD(device, "cpu", DEVICE_CPU);
     WORD(init_lora_weights, "kaiming", LORA_INIT_KAIMING);
     WORD(init_lora_weights, "true", LORA_INIT_KAIMING);
     WORD(init_lora_weights, "gaussian", LORA_INIT_GAUSSIAN);
