@@ -2,7 +2,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "trainer/command.h"
-#include "trainer/plan.h"
+#include "trainer/plan_device.h"
 #include "trainer/run.h"
 
 #include <stdio.h>
@@ -53,14 +53,29 @@ static bool open_what_is_there(Session *s, Err *err)
     return session_open_data(s, true, err);
 }
 
-static bool print_plan(const Plan *p, const Session *s, bool json, Err *err)
+static bool print_text(Text *text, bool json, bool ok)
 {
-    Text text = {0};
-    const bool ok = json ? plan_json(p, s, &text, err) : plan_text(p, s, &text, err);
-    if (ok && json) puts(text.bytes);
-    if (ok && !json) fputs(text.bytes, stdout);
-    text_free(&text);
+    if (ok && json) puts(text->bytes);
+    if (ok && !json) fputs(text->bytes, stdout);
+    text_free(text);
     return ok;
+}
+
+static bool plan_here(Session *s, const Prompts *prompts, bool json, Err *err)
+{
+    Plan plan;
+    Text text = {0};
+    if (!plan_make(&plan, s, prompts, NULL, err) || !config_check_consumed(s->config, err)) return false;
+    return print_text(&text, json, json ? plan_json(&plan, s, &text, err) : plan_text(&plan, s, &text, err));
+}
+
+static bool plan_card(Session *s, const DeviceCard *card, const Prompts *prompts, bool json, Err *err)
+{
+    DevicePlan plan;
+    Text text = {0};
+    if (!plan_device_make(&plan, s, card, prompts, err) || !config_check_consumed(s->config, err)) return false;
+    return print_text(&text, json,
+                      json ? plan_device_json(&plan, s, &text, err) : plan_device_text(&plan, s, &text, err));
 }
 
 static bool run(const CommandLine *line, Err *err)
@@ -68,18 +83,19 @@ static bool run(const CommandLine *line, Err *err)
     Config *config = NULL;
     Session s = {0};
     Prompts prompts = {0};
-    Plan plan;
+    DeviceCard card;
     bool ok = false;
+    const char *device = command_text(line, "device");
+    const bool json = command_flag(line, "json");
+    const SessionOptions options = {.weights = false};
+    if (device && !device_card_parse(&card, device, err)) return false;
     if (!config_load(&config, line->files[0], line->sets, line->set_count, err)) return false;
     config_log_notices(config);
-    const SessionOptions options = {.weights = false};
-    TRY(session_open(&s, config, &options, err));
+    TRY(device ? plan_device_open(&s, config, &card, err) : session_open(&s, config, &options, err));
     TRY(open_what_is_there(&s, err));
     if (s.tokenizer) TRY(run_sample_prompts(&prompts, &s, err));
     (void)settings_schedule(config, 1);
-    TRY(plan_make(&plan, &s, &prompts, NULL, err));
-    TRY(config_check_consumed(config, err));
-    TRY(print_plan(&plan, &s, command_flag(line, "json"), err));
+    TRY(device ? plan_card(&s, &card, &prompts, json, err) : plan_here(&s, &prompts, json, err));
     ok = true;
 fail:
     prompts_free(&prompts);
@@ -88,16 +104,35 @@ fail:
     return ok;
 }
 
-static const CommandOption options[] = {COMMAND_SET, COMMAND_JSON};
+static const CommandOption options[] = {
+    {"device", "CARD", "plan for a graphics card that need not be here, with an estimate of its speed"},
+    COMMAND_SET,
+    COMMAND_JSON,
+};
 
 const Command command_plan = {
     .name = "plan",
-    .files = "CONFIG [--json] [--set KEY=VALUE ...]",
+    .files = "CONFIG [--device CARD] [--json] [--set KEY=VALUE ...]",
     .summary = "Check a configuration and print what it will train, in how many updates and how much memory",
-    .details = "Needs no weights: config.json or the header of a GGUF file is enough.",
+    .details =
+        "Needs no weights: config.json or the header of a GGUF file is enough.\n"
+        "\n"
+        "CARD: h100, h100-pcie, h200, b200, a100, a100-40gb, 4090, 3090, l4, t4; or one of them with other figures:\n"
+        "h100,memory=40GiB; or figures alone: custom,memory=24GiB,matmul=150,bandwidth=900. Figures are rates that\n"
+        "last, not those on the box:\n"
+        "  memory=24GiB           device memory\n"
+        "  matmul=150             16-bit matrix products, TFLOP/s\n"
+        "  bandwidth=900          copy in device memory, read and written bytes, GB/s\n"
+        "  link=25                pinned host memory to device, one way, GB/s\n"
+        "  attention=110          attention forward on long rows, TFLOP/s; attention-backward=92\n"
+        "  launch=2.5             host time of a kernel launch, microseconds\n"
+        "  capability=8.9         compute capability; processors=128: streaming multiprocessors; l2=72MiB: cache\n"
+        "  context=400MiB         CUDA context and code; workspace=8MiB: of cuBLAS\n"
+        "A run that does not fit is planned all the same and says so; with max_gpu_memory it is refused (exit 5).\n"
+        "No figure was measured by this program on a card: they are published ones, and guesses where there are none.",
     .min_files = 1,
     .max_files = 1,
     .options = options,
-    .option_count = 2,
+    .option_count = 3,
     .run = run,
 };

@@ -130,7 +130,7 @@ static bool warm_up(Backend *be, DType dtype, Err *err)
 }
 
 /* The largest matrix in f32 with its codes beside it, or a chunk of the embeddings, which stay in 16 bits. */
-static uint64_t loading_bytes(const ModelSpec *spec)
+uint64_t plan_loading_bytes(const ModelSpec *spec)
 {
     const uint64_t chunk = 1 << 20, matrix = largest_matrix(spec);
     const uint64_t embeddings = (uint64_t)spec->vocab * (uint64_t)spec->hidden;
@@ -146,7 +146,7 @@ static bool fixed_costs(Plan *p, const Session *s, Err *err)
     process_trim();
     p->process = process_resident_bytes();
     p->products = product_bytes(s->backend, spec);
-    p->loading = loading_bytes(spec);
+    p->loading = plan_loading_bytes(spec);
     return true;
 }
 
@@ -189,12 +189,20 @@ static bool choose_layers(Plan *p, Session *s, const char *page_path, Err *err)
     return measure(p, s, low, page_path, err);
 }
 
-bool plan_make(Plan *out, Session *s, const Prompts *prompts, const char *page_path, Err *err)
+bool plan_count(Plan *out, const Session *s, const Prompts *prompts, Err *err)
 {
     Plan p = {.layers = source_spec(s->source)->layers};
     count_updates(&p, s);
     if (s->train) p.trained_tokens = count_trained(&p, s->train);
     if (!shape(&p, s, prompts, err)) return false;
+    *out = p;
+    return true;
+}
+
+bool plan_make(Plan *out, Session *s, const Prompts *prompts, const char *page_path, Err *err)
+{
+    Plan p;
+    if (!plan_count(&p, s, prompts, err)) return false;
     if (!fixed_costs(&p, s, err)) return false;
     if (!choose_layers(&p, s, page_path, err)) return false;
     p.process = process_resident_bytes(); /* with the model's own tables */

@@ -37,6 +37,15 @@ typedef struct Plan {
  * model and optimizer of the session created, not placed. ERR_MEMORY when the budget cannot be met. */
 bool plan_make(Plan *out, Session *s, const Prompts *prompts, const char *page_path, Err *err) MUST_USE;
 
+/* Only what follows from data and settings: updates, tokens, the longest micro-batch. */
+bool plan_count(Plan *out, const Session *s, const Prompts *prompts, Err *err) MUST_USE;
+/* Host memory that streaming the weights takes beside the largest tensor's place. */
+uint64_t plan_loading_bytes(const ModelSpec *spec);
+
 /* Tables for people, and {"peak_memory_bytes": ...} for scripts (one line). */
 bool plan_text(const Plan *p, const Session *s, Text *out, Err *err) MUST_USE;
 bool plan_json(const Plan *p, const Session *s, Text *out, Err *err) MUST_USE;
+/* Parts of it: base and trainable parameters; data sets; updates. */
+bool plan_model_text(const Plan *p, Text *out, Err *err) MUST_USE;
+bool plan_data_text(const Session *s, Text *out, Err *err) MUST_USE;
+bool plan_updates_text(const Plan *p, const Session *s, Text *out, Err *err) MUST_USE;

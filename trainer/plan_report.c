@@ -26,7 +26,7 @@ static bool stats_text(Text *out, const char *name, const Dataset *d, Err *err)
                         s->rows_read, s->too_long, s->truncated, s->split, s->without_target, s->duplicates));
 }
 
-static bool model_text(const Plan *p, Text *out, Err *err)
+bool plan_model_text(const Plan *p, Text *out, Err *err)
 {
     const ModelSummary *m = &p->model;
     if (m->quantized &&
@@ -50,23 +50,29 @@ static bool memory_text(const Plan *p, Text *out, Err *err)
            (!p->paged || memory_line(out, "on disk: paged optimizer states", p->paged, err));
 }
 
-bool plan_text(const Plan *p, const Session *s, Text *out, Err *err)
+bool plan_data_text(const Session *s, Text *out, Err *err)
 {
-    if (!model_text(p, out, err)) return false;
     if (s->train && !stats_text(out, "training data", s->train, err)) return false;
-    if (s->validation && !stats_text(out, "evaluation data", s->validation, err)) return false;
-    if (!memory_text(p, out, err)) return false;
-    if (!text_format(out, err,
-                     "longest micro-batch %" PRId64 " tokens; activations of %d of %d layers are kept, the others "
-                     "recomputed\n",
-                     p->max_tokens, p->kept_layers, p->layers)) {
-        return false;
-    }
+    return !s->validation || stats_text(out, "evaluation data", s->validation, err);
+}
+
+bool plan_updates_text(const Plan *p, const Session *s, Text *out, Err *err)
+{
     if (!p->total_steps) return text_add_z(out, "updates: unknown without the data\n", err);
     if (!p->rows) return text_format(out, err, "updates: %" PRId64 "\n", p->total_steps);
     return text_format(out, err, "updates: %" PRId64 " of %" PRId64 " rows, %.2f epochs, %" PRId64 " trained tokens\n",
                        p->total_steps, s->settings.update_rows, (double)p->total_rows / (double)p->rows,
                        p->trained_tokens);
+}
+
+bool plan_text(const Plan *p, const Session *s, Text *out, Err *err)
+{
+    return plan_model_text(p, out, err) && plan_data_text(s, out, err) && memory_text(p, out, err) &&
+           text_format(out, err,
+                       "longest micro-batch %" PRId64 " tokens; activations of %d of %d layers are kept, the others "
+                       "recomputed\n",
+                       p->max_tokens, p->kept_layers, p->layers) &&
+           plan_updates_text(p, s, out, err);
 }
 
 static json_t *memory_json(const Plan *p)

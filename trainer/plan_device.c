@@ -1,0 +1,324 @@
+#include "trainer/plan_device.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "trainer/process.h"
+
+#include <string.h>
+
+/* The one switch between measuring with the CUDA backend's sizes and with the CPU's. */
+enum { MEASURE_ON_CUDA = 0 };
+
+enum {
+    LOSS_ROWS = 256,         /* of logits at once: fewer read the table of the head more often than products hide */
+    KEEP_FREE_PERCENT = 2,   /* of the card: other small users of it, and what the driver rounds */
+    STAGING_HOST = 24 << 20, /* two copy buffers of 4 MiB and the small arrays of one launch (backend/cuda.h) */
+    STAGING_DEVICE = 16 << 20,
+    DRIVER_BYTES = 400 << 20, /* of the driver and cuBLAS in the process; unmeasured */
+    CAPABILITY_BF16 = 80,
+    ROWS_MAX = 1 << 20, /* no more tokens or rows are asked for */
+};
+
+/* ---- the session ---- */
+
+/* 16-bit products everywhere: bf16 from 8.0 on, fp16 before; f32 only where the configuration asks for it. */
+static void as_on_card(Session *s, const DeviceCard *card)
+{
+    ModelOptions *o = &s->settings.model;
+    const ComputeKind asked = CONFIG_GET(s->config, bnb_4bit_compute_dtype);
+    if (asked == COMPUTE_BF16 && card->capability < CAPABILITY_BF16)
+        log_warn("%s has no bf16: fp16 with loss scaling is planned", card->name);
+    if (asked != COMPUTE_FP32 && dtype_bytes(o->compute) != 2) o->compute = DTYPE_BF16;
+    o->loss_rows = LOSS_ROWS;
+}
+
+bool plan_device_open(Session *out, const Config *c, const DeviceCard *card, Err *err)
+{
+    const SessionOptions options = {.weights = false, .plan_for = MEASURE_ON_CUDA ? card->capability : 0};
+    if (!session_open(out, c, &options, err)) return false;
+    as_on_card(out, card);
+    return true;
+}
+
+/* ---- memory by purpose ---- */
+
+static uint64_t table_bytes(const Session *s)
+{
+    const ModelSpec *m = source_spec(s->source);
+    return (uint64_t)(m->vocab * m->hidden) * dtype_bytes(s->settings.model.compute);
+}
+
+/* Layer inputs, attention outputs and their statistics: what a recomputed layer leaves for its backward. */
+static uint64_t checkpoint_bytes(const Session *s, int64_t tokens)
+{
+    const ModelSpec *m = source_spec(s->source);
+    const uint64_t width = (uint64_t)m->hidden, q = (uint64_t)m->heads * (uint64_t)m->head_dim;
+    const uint64_t element = dtype_bytes(s->settings.model.compute), layers = (uint64_t)m->layers;
+    return (uint64_t)tokens * ((layers + 1) * width * element + layers * (q * element + (uint64_t)m->heads * 4));
+}
+
+/* W of the largest group, without the strips for the adapters. */
+static uint64_t decode_bytes(const Session *s)
+{
+    const ModelSpec *m = source_spec(s->source);
+    static const Projection groups[][2] = {
+        {PROJ_Q,    PROJ_V   },
+        {PROJ_O,    PROJ_O   },
+        {PROJ_GATE, PROJ_UP  },
+        {PROJ_DOWN, PROJ_DOWN}
+    };
+    int64_t most = 0;
+    for (size_t g = 0; g < ARRAY_COUNT(groups); g++) {
+        int64_t rows = 0;
+        for (int p = (int)groups[g][0]; p <= (int)groups[g][1]; p++)
+            rows += projection_rows(m, (Projection)p);
+        const int64_t all = rows * projection_cols(m, groups[g][0]);
+        most = most > all ? most : all;
+    }
+    return (uint64_t)most * dtype_bytes(s->settings.model.compute);
+}
+
+static uint64_t logits_bytes(const Session *s)
+{
+    const ModelOptions *o = &s->settings.model;
+    const int64_t rows = o->loss_rows < o->max_tokens ? o->loss_rows : o->max_tokens;
+    const uint64_t gradient = o->compute == DTYPE_F32 ? 0 : dtype_bytes(o->compute); /* f32: in place */
+    return (uint64_t)(rows * source_spec(s->source)->vocab) * (4 + gradient);
+}
+
+/* Part of what an arena holds; the rest stays in *rest, so that the terms always add up. */
+static uint64_t carve(uint64_t *rest, uint64_t part)
+{
+    if (part > *rest) part = *rest;
+    *rest -= part;
+    return part;
+}
+
+static void split_arenas(DeviceMemory *m, const Session *s, const ModelArenas *arenas)
+{
+    uint64_t *bytes = m->bytes;
+    const uint64_t values = (uint64_t)model_lora(s->model)->table.total * 4;
+    Arena states = {.name = "state"}, buffers = {.name = "scratch"};
+    adamw_place(s->optimizer, &states, &buffers);
+    uint64_t weights = arenas->weights.peak, state = arenas->state.peak, acts = arenas->activations.peak;
+    uint64_t scratch = arenas->scratch.peak;
+    bytes[DEVICE_EMBEDDINGS] = carve(&weights, table_bytes(s));
+    bytes[DEVICE_HEAD] = source_spec(s->source)->tied ? 0 : carve(&weights, table_bytes(s));
+    bytes[DEVICE_WEIGHTS] = weights;
+    bytes[DEVICE_ADAPTERS] = carve(&state, values);
+    bytes[DEVICE_GRADIENTS] = carve(&state, values);
+    bytes[DEVICE_OPTIMIZER] = state;
+    bytes[DEVICE_CHECKPOINTS] = carve(&acts, checkpoint_bytes(s, s->settings.model.max_tokens));
+    bytes[DEVICE_ACTIVATIONS] = acts;
+    bytes[DEVICE_PAGING] = carve(&scratch, buffers.peak);
+    bytes[DEVICE_DECODE] = carve(&scratch, decode_bytes(s));
+    bytes[DEVICE_LOGITS] = carve(&scratch, logits_bytes(s));
+    bytes[DEVICE_SCRATCH] = scratch;
+}
+
+/* Leaves model and optimizer of that shape in the session. */
+static bool measure(DeviceMemory *out, Session *s, const DeviceCard *card, int64_t tokens, int kept_layers, Err *err)
+{
+    ModelOptions *o = &s->settings.model;
+    ModelArenas arenas;
+    o->max_tokens = tokens;
+    o->kept_layers = kept_layers;
+    if (!session_create_model(s, NULL, err)) return false;
+    session_measure(s, &arenas);
+    DeviceMemory m = {0};
+    split_arenas(&m, s, &arenas);
+    m.bytes[DEVICE_STAGING] = STAGING_DEVICE;
+    m.bytes[DEVICE_WORKSPACE] = card->workspace_bytes;
+    m.bytes[DEVICE_CONTEXT] = card->context_bytes;
+    for (int i = 0; i < DEVICE_MEMORY_COUNT; i++)
+        m.peak += m.bytes[i];
+    *out = m;
+    return true;
+}
+
+/* ---- what fits ---- */
+
+/* Layers that may be kept, from the setting. */
+static void kept_range(const DevicePlan *p, const Session *s, int *low, int *high)
+{
+    const CheckpointingKind kind = s->settings.checkpointing;
+    *low = kind == CHECKPOINTING_FALSE ? p->counts.layers : 0;
+    *high = kind == CHECKPOINTING_TRUE ? 0 : p->counts.layers;
+}
+
+/* The most kept layers that fit, by bisection; the fewest when none do. */
+static bool choose_layers(DevicePlan *p, Session *s, Err *err)
+{
+    int low, high;
+    kept_range(p, s, &low, &high);
+    const int64_t tokens = p->counts.max_tokens;
+    DeviceMemory m;
+    if (!measure(&m, s, &p->card, tokens, high, err)) return false;
+    if (m.peak <= p->budget) low = high;
+    while (high - low > 1) {
+        const int middle = low + (high - low) / 2;
+        if (!measure(&m, s, &p->card, tokens, middle, err)) return false;
+        if (m.peak <= p->budget)
+            low = middle;
+        else
+            high = middle;
+    }
+    p->kept_layers = low;
+    if (!measure(&p->memory, s, &p->card, tokens, low, err)) return false;
+    p->fits = p->memory.peak <= p->budget;
+    return true;
+}
+
+static bool fits(bool *yes, DevicePlan *p, Session *s, int64_t tokens, Err *err)
+{
+    int low, high;
+    DeviceMemory m;
+    kept_range(p, s, &low, &high);
+    if (!measure(&m, s, &p->card, tokens, low, err)) return false;
+    *yes = m.peak <= p->budget;
+    return true;
+}
+
+/* The largest count of pieces of so many tokens that fits, 0 when not even one does. */
+static bool largest(int64_t *out, DevicePlan *p, Session *s, int64_t piece, Err *err)
+{
+    int64_t low = 0, high = 1;
+    const int64_t most = (INT32_MAX / 2) / piece;
+    bool yes = true;
+    while (yes && high <= most) {
+        if (!fits(&yes, p, s, high * piece, err)) return false;
+        if (yes) low = high;
+        if (yes) high *= 2;
+    }
+    if (high > most) high = most + 1;
+    while (high - low > 1) {
+        const int64_t middle = low + (high - low) / 2;
+        if (!fits(&yes, p, s, middle * piece, err)) return false;
+        if (yes)
+            low = middle;
+        else
+            high = middle;
+    }
+    *out = low;
+    return true;
+}
+
+static bool find_limits(DevicePlan *p, Session *s, Err *err)
+{
+    const int64_t cache = s->settings.model.cache_tokens, row = CONFIG_GET(s->config, sequence_len);
+    s->settings.model.cache_tokens = 0;
+    const bool ok =
+        largest(&p->sequence_len_by_memory, p, s, 1, err) && largest(&p->max_micro_batch_size, p, s, row, err);
+    s->settings.model.cache_tokens = cache;
+    if (!ok) return false;
+    const int64_t positions = source_spec(s->source)->max_positions;
+    p->max_sequence_len = p->sequence_len_by_memory;
+    if (positions > 0 && p->max_sequence_len > positions) p->max_sequence_len = positions;
+    return true;
+}
+
+static void set_budget(DevicePlan *p, const Session *s)
+{
+    const int64_t asked = CONFIG_GET(s->config, max_gpu_memory);
+    p->budget = p->card.memory_bytes / 100 * (100 - KEEP_FREE_PERCENT);
+    if (asked > 0 && (uint64_t)asked < p->budget) p->budget = (uint64_t)asked;
+}
+
+static bool refuse_over_budget(const DevicePlan *p, const Session *s, Err *err)
+{
+    const int64_t asked = CONFIG_GET(s->config, max_gpu_memory);
+    if (asked <= 0 || p->memory.peak <= (uint64_t)asked) return true;
+    return FAIL(err, ERR_MEMORY,
+                "the run needs %.2f GB of device memory and max_gpu_memory allows %.2f GB; lower sequence_len or "
+                "micro_batch_size, set gradient_checkpointing: true, or raise max_gpu_memory",
+                (double)p->memory.peak / 1e9, (double)asked / 1e9);
+}
+
+static void host_memory(DevicePlan *p, const Session *s)
+{
+    process_trim();
+    p->host[HOST_PROCESS] = process_resident_bytes();
+    p->host[HOST_PAGES] = adamw_paged_bytes(s->optimizer);
+    p->host[HOST_STAGING] = STAGING_HOST;
+    p->host[HOST_LOADING] = plan_loading_bytes(source_spec(s->source));
+    p->host[HOST_DRIVER] = DRIVER_BYTES;
+    p->host_peak = 0;
+    for (int i = 0; i < HOST_MEMORY_COUNT; i++)
+        p->host_peak += p->host[i];
+}
+
+/* ---- time ---- */
+
+/* Averages of the training data; full rows of trained tokens without any. */
+static void average_batch(StepShape *shape, const DevicePlan *p, const Session *s)
+{
+    shape->tokens = (double)p->counts.max_tokens;
+    shape->segment_tokens = (double)CONFIG_GET(s->config, sequence_len);
+    shape->trained_share = 1;
+    if (!s->train) return;
+    double tokens = 0, squares = 0;
+    for (int64_t i = 0; i < dataset_samples(s->train); i++) {
+        const double length = (double)dataset_sample(s->train, i).tokens;
+        tokens += length;
+        squares += length * length;
+    }
+    double trained = 0;
+    for (int64_t row = 0; row < p->counts.rows; row++)
+        trained += (double)dataset_row_trained(s->train, 0, row);
+    const int64_t rows = p->counts.rows < s->settings.micro_rows ? p->counts.rows : s->settings.micro_rows;
+    shape->tokens = tokens / (double)p->counts.rows * (double)rows;
+    shape->segment_tokens = squares / tokens;
+    shape->trained_share = trained / tokens;
+}
+
+static double read_bytes_a_weight(const ModelSummary *m, const StepShape *shape)
+{
+    const double weights = (double)step_linear_weights(shape->spec);
+    const double saved = (double)(m->quantized_bytes + m->saved_bytes) / 2; /* weights in 4 bits */
+    return ((double)m->quantized_bytes + (weights - saved) * shape->element_bytes) / weights;
+}
+
+static bool predict(DevicePlan *p, const Session *s, Err *err)
+{
+    const Lora *lora = model_lora(s->model);
+    int *ranks = mem_alloc((size_t)lora->module_count, sizeof *ranks, err);
+    if (!ranks) return false;
+    for (int i = 0; i < lora->module_count; i++)
+        ranks[i] = lora->of_module[i] >= 0 ? lora->adapters[lora->of_module[i]].r : 0;
+    StepShape shape = {
+        .spec = source_spec(s->source),
+        .ranks = ranks,
+        .element_bytes = (int)dtype_bytes(s->settings.model.compute),
+        .kept_layers = p->kept_layers,
+        .head_rows = s->settings.model.loss_rows,
+        .dropout = s->settings.model.lora.dropout > 0,
+        .micro_batches = (double)ceil_div(s->settings.update_rows, s->settings.micro_rows),
+        .trainable = lora->table.trainable,
+        .state_bytes = s->settings.optimizer.eight_bit ? 2 + 8.0 / 256 : 8,
+        .paged_bytes = adamw_paged_bytes(s->optimizer),
+    };
+    average_batch(&shape, p, s);
+    shape.read_bytes_a_weight = read_bytes_a_weight(&p->counts.model, &shape);
+    p->time = step_time(&p->card, &shape);
+    mem_free(ranks);
+    p->shape = shape;
+    p->shape.ranks = NULL;
+    p->shape.spec = NULL;
+    return true;
+}
+
+bool plan_device_make(DevicePlan *out, Session *s, const DeviceCard *card, const Prompts *prompts, Err *err)
+{
+    DevicePlan p = {.card = *card};
+    if (!plan_count(&p.counts, s, prompts, err)) return false;
+    s->settings.model.cache_tokens = p.counts.cache_tokens;
+    set_budget(&p, s);
+    if (!find_limits(&p, s, err) || !choose_layers(&p, s, err)) return false;
+    p.counts.model = model_summary(s->model);
+    p.counts.kept_layers = p.kept_layers;
+    if (!predict(&p, s, err)) return false;
+    host_memory(&p, s);
+    if (!refuse_over_budget(&p, s, err)) return false;
+    *out = p;
+    return true;
+}

@@ -1,0 +1,269 @@
+#include "trainer/step_time.h"
+
+#include "base/check.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Own bandwidth-bound kernels against a copy: the floor that the kernels are held to (cuDNN's norms reach 0.85-0.88). */
+#define KERNEL_SHARE 0.85
+/* Bytes of the level-2 cache move about four times as fast as those of the memory (H100: 12 against 3 TB/s). */
+#define CACHE_SPEEDUP 4.0
+/* f32 products are for reference only; on CUDA cores a tenth of the 16-bit rate. */
+#define F32_SHARE 0.1
+#define CUT_SHARE 0.92
+#define BACKWARD_ATTENTION 2.5
+#define SHORT_FORWARD 410.0
+#define SHORT_BACKWARD 350.0
+#define SMALL_HEAD 64
+#define SMALL_HEAD_SHARE 0.8
+/* Between the end of one kernel and the start of the next on one stream. */
+#define GAP_SECONDS 1e-6
+/* A transfer that the host waits for, beyond its bytes. */
+#define SYNC_SECONDS 20e-6
+
+/* Kernels of a layer, counted from model/layer.c and model/linear.c with fused decode: about 3,000 a micro-batch for 32
+ * layers. */
+enum {
+    FORWARD_LAUNCHES = 36,
+    BACKWARD_LAUNCHES = 60,
+    RECOMPUTE_LAUNCHES = 28,
+    CHUNK_LAUNCHES = 8,
+    UPDATE_LAUNCHES = 8
+};
+
+enum { GROUPS = 4, SIDE_TILE = 64, CUTS_MAX = 8, CUT_MIN = 512 };
+
+typedef struct Group {
+    int64_t rows, cols;  /* O, K */
+    int64_t ranks, side; /* sum of ranks; padded */
+    bool recomputed;     /* by a layer that is not kept: the down projection's output is never needed again */
+} Group;
+
+const char *step_term_name(StepTerm t)
+{
+    static const char *const names[STEP_TERMS] = {"products", "recompute", "decode",    "attention", "elementwise",
+                                                  "lora",     "head",      "optimizer", "copies",    "launches"};
+    CHECK(t >= 0 && t < STEP_TERMS);
+    return names[t];
+}
+
+int64_t step_linear_weights(const ModelSpec *s)
+{
+    int64_t layer = 0;
+    for (int p = 0; p < PROJ_COUNT; p++)
+        layer += projection_rows(s, (Projection)p) * projection_cols(s, (Projection)p);
+    return layer * s->layers;
+}
+
+double step_attention_flops(const ModelSpec *s, double segment_tokens)
+{
+    return 2.0 * segment_tokens * s->heads * s->head_dim * s->layers;
+}
+
+static double longer(double a, double b)
+{
+    return a > b ? a : b;
+}
+
+static double stream_seconds(const DeviceCard *c, double bytes)
+{
+    return bytes / (c->bandwidth * KERNEL_SHARE);
+}
+
+static double product_rate(const DeviceCard *c, const StepShape *s)
+{
+    return s->element_bytes == 4 ? c->matmul * F32_SHARE : c->matmul;
+}
+
+/* (m, k) times (k, n): whole waves of tiles. Small tiles reuse less and run slower; a long k may be cut in parts, which
+ * costs a pass over the sums. Shares are what libraries reach with such tiles on large products. */
+static double product_seconds(const DeviceCard *c, const StepShape *s, double m, double n, double k)
+{
+    static const struct {
+        double rows, cols, share;
+    } tiles[] = {
+        {128, 256, 1.0},
+        {128, 128, 0.9},
+        {64,  64,  0.6},
+    };
+    double best = 0;
+    for (size_t i = 0; i < ARRAY_COUNT(tiles); i++) {
+        const double count = ceil(m / tiles[i].rows) * ceil(n / tiles[i].cols);
+        const double full = m * n / (count * tiles[i].rows * tiles[i].cols) * tiles[i].share;
+        for (int cuts = 1; cuts <= CUTS_MAX && (cuts == 1 || k / cuts >= CUT_MIN); cuts *= 2) {
+            const double parts = count * cuts, waves = ceil(parts / c->processors) * c->processors;
+            best = longer(best, full * parts / waves * (cuts > 1 ? CUT_SHARE : 1));
+        }
+    }
+    const double arithmetic = 2 * m * n * k / (product_rate(c, s) * best);
+    return longer(arithmetic, (m * k + k * n + m * n) * s->element_bytes / c->bandwidth);
+}
+
+/* ---- shapes ---- */
+
+static void layer_groups(const StepShape *s, int layer, Group groups[GROUPS])
+{
+    static const struct {
+        Projection first, last;
+    } spans[GROUPS] = {
+        {PROJ_Q,    PROJ_V   },
+        {PROJ_O,    PROJ_O   },
+        {PROJ_GATE, PROJ_UP  },
+        {PROJ_DOWN, PROJ_DOWN}
+    };
+    for (int g = 0; g < GROUPS; g++) {
+        groups[g] = (Group){.cols = projection_cols(s->spec, spans[g].first), .recomputed = g != GROUPS - 1};
+        for (int p = (int)spans[g].first; p <= (int)spans[g].last; p++) {
+            groups[g].rows += projection_rows(s->spec, (Projection)p);
+            groups[g].ranks += s->ranks[layer * PROJ_COUNT + p];
+        }
+        groups[g].side = round_up(groups[g].ranks, SIDE_TILE);
+    }
+}
+
+/* The last layer's activations are still there when its backward begins. */
+static bool recomputes(const StepShape *s, int layer)
+{
+    return layer >= s->kept_layers && layer != s->spec->layers - 1;
+}
+
+/* ---- terms of one micro-batch ---- */
+
+static double decode_seconds(const DeviceCard *c, const StepShape *s, const Group *g)
+{
+    const double weights = (double)(g->rows * g->cols), written = weights * s->element_bytes;
+    const double speed = written < (double)c->l2_bytes / 2 ? CACHE_SPEEDUP : 1;
+    return stream_seconds(c, weights * s->read_bytes_a_weight + written / speed);
+}
+
+static void add_group(StepTime *t, const DeviceCard *c, const StepShape *s, const Group *g, bool again, bool gradient)
+{
+    const double n = s->tokens, o = (double)g->rows, k = (double)g->cols;
+    const double forward = product_seconds(c, s, n, o, k), backward = gradient ? product_seconds(c, s, n, k, o) : 0;
+    const double decode = decode_seconds(c, s, g);
+    t->seconds[STEP_PRODUCTS] += forward + backward;
+    t->seconds[STEP_DECODE] += decode * 2;
+    if (again && g->recomputed) {
+        t->seconds[STEP_RECOMPUTE] += forward;
+        t->seconds[STEP_DECODE] += decode;
+    }
+}
+
+/* Spare columns of the two products and the four thin products; those are bound by the reads of x and dy. */
+static double adapter_seconds(const DeviceCard *c, const StepShape *s, const Group *g, bool again, int modules)
+{
+    if (g->side == 0) return 0;
+    const double n = s->tokens, both = (double)(g->rows + g->cols), side = (double)g->side, ranks = (double)g->ranks;
+    const double spare = 2 * n * both * side * (again && g->recomputed ? 1.5 : 1);
+    const double thin = 2 * n * both * (side + ranks);
+    const double traffic = n * both * 2 * s->element_bytes;
+    double seconds = spare / product_rate(c, s) + longer(thin / product_rate(c, s), stream_seconds(c, traffic));
+    /* x masked for the forward and for dA, and the adapters' part of dx through the mask: read, write, read each. */
+    if (s->dropout) seconds += stream_seconds(c, n * (double)g->cols * modules * 9 * s->element_bytes);
+    return seconds;
+}
+
+/* Bytes of one token in one layer; with the widths of Llama-3.1-8B 155,648 forward and 307,200 backward. */
+static double elementwise_bytes(const StepShape *s, bool again)
+{
+    const ModelSpec *m = s->spec;
+    const double c = (double)m->hidden, f = (double)m->ffn, q = (double)m->heads * m->head_dim;
+    const double rope = 2.0 * (m->heads + m->kv_heads) * m->head_dim;
+    const double forward = 6 * c + rope + 3 * f;
+    const double backward = 6 * f + 8 * c + rope + 2 * q + 4 * c;
+    const double restored = 4 * c + rope + 3 * c;
+    return (forward + backward + (again ? restored : 0)) * s->element_bytes;
+}
+
+static double attention_seconds(const DeviceCard *c, const StepShape *s)
+{
+    const double length = s->segment_tokens, flops = step_attention_flops(s->spec, length) * s->tokens;
+    const double share =
+        (s->spec->head_dim <= SMALL_HEAD ? SMALL_HEAD_SHARE : 1) * (s->element_bytes == 4 ? F32_SHARE : 1);
+    const double forward = c->attention_forward * length / (length + SHORT_FORWARD) * share;
+    const double backward = c->attention_backward * length / (length + SHORT_BACKWARD) * share;
+    return flops / forward + BACKWARD_ATTENTION * flops / backward;
+}
+
+static double head_chunks(const StepShape *s)
+{
+    return ceil(s->tokens * s->trained_share / (double)s->head_rows);
+}
+
+static double head_seconds(const DeviceCard *c, const StepShape *s)
+{
+    const double v = (double)s->spec->vocab, width = (double)s->spec->hidden;
+    const double trained = s->tokens * s->trained_share, chunks = head_chunks(s);
+    if (chunks == 0) return 0;
+    const double rows = trained / chunks; /* the last chunk is a part of one */
+    const double products = product_seconds(c, s, rows, v, width) + product_seconds(c, s, rows, width, v);
+    const double logits = v * (4 + 4 + 4 + 2.0 * s->element_bytes) + 8 * width * s->element_bytes;
+    return chunks * products + stream_seconds(c, trained * logits);
+}
+
+static double launches(const StepShape *s)
+{
+    double count = CHUNK_LAUNCHES * head_chunks(s);
+    for (int i = 0; i < s->spec->layers; i++)
+        count += FORWARD_LAUNCHES + BACKWARD_LAUNCHES + (recomputes(s, i) ? RECOMPUTE_LAUNCHES : 0);
+    return count;
+}
+
+static void micro_batch(StepTime *t, const DeviceCard *c, const StepShape *s)
+{
+    double bytes = 2.0 * (double)s->spec->hidden * s->element_bytes; /* of the embeddings */
+    static const int modules[GROUPS] = {3, 1, 2, 1};
+    for (int i = 0; i < s->spec->layers; i++) {
+        const bool again = recomputes(s, i);
+        Group groups[GROUPS];
+        layer_groups(s, i, groups);
+        for (int g = 0; g < GROUPS; g++) {
+            add_group(t, c, s, &groups[g], again, i > 0 || g > 0);
+            t->seconds[STEP_LORA] += adapter_seconds(c, s, &groups[g], again, modules[g]);
+        }
+        bytes += elementwise_bytes(s, again);
+    }
+    t->seconds[STEP_ELEMENTWISE] = stream_seconds(c, bytes * s->tokens);
+    t->seconds[STEP_ATTENTION] = attention_seconds(c, s);
+    t->seconds[STEP_HEAD] = head_seconds(c, s);
+    double device = 0;
+    for (int i = 0; i < STEP_TERMS; i++)
+        device += t->seconds[i];
+    const double count = launches(s), gaps = count * GAP_SECONDS;
+    t->seconds[STEP_LAUNCHES] = gaps + longer(0, count * c->launch - device - gaps);
+}
+
+/* ---- terms of one update ---- */
+
+static void update(StepTime *t, const DeviceCard *c, const StepShape *s)
+{
+    const double parameters = (double)s->trainable, tokens = s->tokens * s->micro_batches;
+    const double bytes = parameters * (3 * 4 + 2 * 4 + 2 * s->state_bytes);
+    t->seconds[STEP_OPTIMIZER] = stream_seconds(c, bytes);
+    const double pages = (double)s->paged_bytes / c->link; /* in while the last ones go out */
+    t->seconds[STEP_COPIES] = longer(0, pages - t->seconds[STEP_OPTIMIZER]);
+    t->seconds[STEP_COPIES] += tokens * 5 * 4 / c->link + s->micro_batches * 2 * SYNC_SECONDS;
+    t->seconds[STEP_LAUNCHES] += UPDATE_LAUNCHES * (c->launch > GAP_SECONDS ? c->launch : GAP_SECONDS);
+}
+
+static double model_flops(const StepShape *s)
+{
+    const double head = 4.0 * (double)(s->spec->vocab * s->spec->hidden) * s->trained_share;
+    const double token = 4.0 * (double)step_linear_weights(s->spec) + head +
+                         (1 + BACKWARD_ATTENTION) * step_attention_flops(s->spec, s->segment_tokens);
+    return token * s->tokens * s->micro_batches;
+}
+
+StepTime step_time(const DeviceCard *card, const StepShape *s)
+{
+    StepTime t = {.tokens = s->tokens * s->micro_batches, .flops = model_flops(s)};
+    CHECK(s->tokens > 0 && s->micro_batches > 0 && s->head_rows > 0 && s->element_bytes > 0);
+    micro_batch(&t, card, s);
+    for (int i = 0; i < STEP_TERMS; i++)
+        t.seconds[i] *= s->micro_batches;
+    update(&t, card, s);
+    for (int i = 0; i < STEP_TERMS; i++)
+        t.total += t.seconds[i];
+    return t;
+}
