@@ -75,6 +75,7 @@ struct Model {
     int shared_owner; /* layer whose activations lie in the shared set; -1: none */
     Head head;
     LinearWork linear;
+    const Linear *held[LINEAR_SLOTS]; /* of `linear` */
     Work work;
     Tensor ids, positions; /* (N) i32 */
     Tensor params, grads;  /* flat f32 */

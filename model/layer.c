@@ -83,7 +83,8 @@ void layer_place_work(Model *m, Arena *a)
 {
     const ModelSpec *s = &m->spec;
     const DType dtype = m->options.compute;
-    int64_t in = 0, h = 0, dx = 0, dqkv = 0, most = 0, partial = 0, thin = thin_scratch(s->hidden, 0);
+    int64_t in = 0, h = 0, dx = 0, dqkv = 0, partial = 0, thin = thin_scratch(s->hidden, 0);
+    int64_t most[LINEAR_SLOTS] = {0};
     for (int i = 0; i < s->layers; i++) {
         Layer *l = &m->layers[i];
         in = larger(in, larger(l->qkv.side, l->gate_up.side));
@@ -92,7 +93,8 @@ void layer_place_work(Model *m, Arena *a)
         dqkv = larger(dqkv, l->qkv.side);
         Linear *const groups[] = {&l->qkv, &l->o, &l->gate_up, &l->down};
         for (size_t g = 0; g < ARRAY_COUNT(groups); g++) {
-            if (!groups[g]->resident) most = larger(most, linear_buffer(groups[g]));
+            int64_t *slot = &most[groups[g]->slot];
+            if (!groups[g]->resident) *slot = larger(*slot, linear_buffer(groups[g]));
             thin = larger(thin, linear_thin_scratch(groups[g]));
             if (m->options.training) partial = larger(partial, linear_gradient_scratch(groups[g], m->n_max));
         }
@@ -101,7 +103,8 @@ void layer_place_work(Model *m, Arena *a)
     w->xn = arena_matrix(a, dtype, m->n_max, s->hidden + in);
     w->h = arena_matrix(a, dtype, m->n_max, s->ffn + h);
     w->attend = arena_vector(a, DTYPE_F32, attention_scratch(m->be, m->n_max, s->heads, s->kv_heads, s->head_dim));
-    m->linear.weights = arena_vector(a, dtype, most);
+    for (int i = 0; i < LINEAR_SLOTS; i++)
+        m->linear.weights[i] = arena_vector(a, dtype, most[i]);
     m->linear.thin = arena_vector(a, DTYPE_F32, thin);
     if (!m->options.training) return;
     w->dh = arena_matrix(a, dtype, m->n_max, s->ffn);

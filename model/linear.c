@@ -112,16 +112,19 @@ static Tensor buffer_fill(const LinearWork *w, Linear *l)
         }
         return l->kept;
     }
-    const Tensor flat = tensor_slice_flat(&w->weights, 0, linear_buffer(l));
+    const Tensor flat = tensor_slice_flat(&w->weights[l->slot], 0, linear_buffer(l));
     const Tensor buffer = tensor_matrix(flat.data, flat.dtype, l->rows + l->side, l->cols + l->side);
+    if (w->held[l->slot] == l) return buffer;
     put_weights(w, l, &buffer);
     put_adapters(w, l, &buffer);
+    w->held[l->slot] = l;
     return buffer;
 }
 
 void linear_refresh(const LinearWork *w, Linear *l)
 {
     if (l->resident && l->kept_fresh) put_adapters(w, l, &l->kept);
+    if (w->held[l->slot] == l) w->held[l->slot] = NULL;
 }
 
 /* ---- the side columns ---- */

@@ -13,7 +13,8 @@
  *   backward  dx = [dy | dy s B] [W ; A],  dA = (dy s B)^T x,  dB = s dy^T (x A^T)
  * With dropout every adapter sees its own mask on x, so x A^T is formed matrix by matrix from masked copies and the
  * adapters' part of dx goes through the masks instead of through the product.
- * Quantized matrices are decoded into the buffer each time; others are copied, unless the buffer is kept.
+ * Quantized matrices are decoded into the buffer, others are copied, unless it holds this group already: a buffer is
+ * shared by the groups of all layers, by those of one kind only (slots), or belongs to one group (resident).
  */
 #pragma once
 
@@ -25,7 +26,7 @@
 extern "C" {
 #endif
 
-enum { LINEAR_PARTS_MAX = 3 };
+enum { LINEAR_PARTS_MAX = 3, LINEAR_SLOTS = 4 };
 
 typedef struct LinearPart {
     int module; /* index into the model's modules */
@@ -45,6 +46,7 @@ typedef struct Linear {
     int64_t side;       /* R; 0 without adapters */
     bool has_bias;
     Tensor bias;     /* (O) */
+    int slot;        /* the shared buffer it is filled into */
     bool resident;   /* `kept` holds the decoded weights */
     Tensor kept;     /* (O + R, K + R) */
     bool kept_fresh; /* W is decoded there */
@@ -55,10 +57,11 @@ typedef struct LinearWork {
     Backend *be;
     const Lora *lora; /* null without adapters */
     Tensor params, grads;
-    Tensor weights; /* flat: the largest group */
-    Tensor masked;  /* (N, largest K): a masked copy of x, or of a gradient; only with dropout */
-    Tensor partial; /* f32 scratch of matmul_gradient */
-    Tensor thin;    /* f32 scratch of thin_forward */
+    Tensor weights[LINEAR_SLOTS]; /* flat: the largest group of the slot */
+    const Linear **held;          /* [LINEAR_SLOTS]: whose buffer is filled and up to date; null: nobody's */
+    Tensor masked;                /* (N, largest K): a masked copy of x, or of a gradient; only with dropout */
+    Tensor partial;               /* f32 scratch of matmul_gradient */
+    Tensor thin;                  /* f32 scratch of thin_forward */
 } LinearWork;
 
 /* What tells apart the masks of one micro-batch. */
@@ -89,7 +92,7 @@ void linear_forward(const LinearWork *w, Linear *l, const LinearPass *p, const T
 void linear_backward(const LinearWork *w, Linear *l, const LinearPass *p, const Tensor *dx, const Tensor *dy,
                      const Tensor *x, bool side_filled);
 
-/* Adapters changed: resident buffers are out of date. */
+/* Adapters changed: this group's buffer is out of date. */
 void linear_refresh(const LinearWork *w, Linear *l);
 
 #ifdef __cplusplus

@@ -94,6 +94,7 @@ static bool create_layer(Model *m, int index, const ModelSource *source, bool pr
     for (size_t i = 0; i < ARRAY_COUNT(groups); i++) {
         linear_init(groups[i], m->modules[groups[i]->parts[0].module].cols, m->options.compute);
         groups[i]->resident = m->options.decoded_weights;
+        groups[i]->slot = m->options.layer_weights ? (int)i : 0;
     }
     return true;
 }
@@ -195,6 +196,7 @@ void model_place(Model *m, ModelArenas *arenas)
     m->ids = arena_vector(&arenas->scratch, DTYPE_I32, m->n_max);
     m->positions = arena_vector(&arenas->scratch, DTYPE_I32, m->n_max);
     m->linear.be = m->be;
+    m->linear.held = m->held;
     m->linear.lora = m->has_lora ? &m->lora : NULL;
     m->linear.params = m->params;
     m->linear.grads = m->grads;

@@ -42,6 +42,7 @@ typedef struct ModelOptions {
     uint64_t seed;
     int64_t cache_tokens; /* KV cache: tokens per sequence; 0: no generation */
     int sequences;        /* sequences generated side by side; 0 means 1 */
+    bool layer_weights;   /* a buffer for each group of a layer: decoded once for recompute and backward */
     bool decoded_weights; /* keep 4-bit weights decoded too: faster generation, compute type's memory on top */
 } ModelOptions;
 

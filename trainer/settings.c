@@ -73,6 +73,7 @@ static ModelOptions model_options(const Config *c, const Backend *be)
         .adapters = true,
         .lora = settings_lora(c),
         .training = true,
+        .layer_weights = backend_kind(be) == BACKEND_CUDA, /* decoding is a larger part of a step there */
         .neftune_alpha = (float)CONFIG_GET(c, neftune_noise_alpha),
         .label_smoothing = (float)CONFIG_GET(c, label_smoothing),
         .seed = (uint64_t)CONFIG_GET(c, seed),
@@ -124,7 +125,6 @@ void settings_make(Settings *out, const Config *c, const Backend *be)
     (void)CONFIG_GET(c, max_gpu_memory);
     (void)CONFIG_GET(c, deterministic);
     (void)CONFIG_GET(c, global_batch_size); /* gradient_accumulation_steps follows it */
-    if (config_is_set(c, "max_gpu_memory")) log_info("max_gpu_memory has no effect on the CPU; see memory_budget");
     Settings s = {
         .model = model_options(c, be),
         .checkpointing = CONFIG_GET(c, gradient_checkpointing),

@@ -60,11 +60,17 @@ static inline void rig_arenas(Rig *r)
         assert_int_equal(arenas[i]->peak, measured[i]); /* the same code measures and places */
 }
 
+/* Compiled with QLORA_TEST_CUDA=1 the same cases run on the CUDA backend. */
+#ifndef QLORA_TEST_CUDA
+#    define QLORA_TEST_CUDA 0
+#endif
+#define RIG_BACKEND (QLORA_TEST_CUDA ? BACKEND_CUDA : BACKEND_CPU)
+
 /* `adapter`: PEFT folder whose options and values are taken; null: options->lora and fresh values, or none. */
 static inline Rig rig_open(const char *base, const char *adapter, ModelOptions options)
 {
     Rig r = {0};
-    const BackendOptions backend = {.kind = BACKEND_CPU};
+    const BackendOptions backend = {.kind = RIG_BACKEND};
     MUST(backend_open(&r.be, &backend, &rig_err));
     MUST(source_open(&r.source, base, true, &rig_err));
     if (adapter) {

@@ -278,13 +278,13 @@ static void a_prompt_may_be_longer_than_a_micro_batch(void **state)
     rig_close(&large);
 }
 
-static void decoded_weights_give_the_same_bits(void **state)
+static void equal_to_decoding_each_time(bool decoded, bool layer)
 {
-    (void)state;
     static RigBatch all;
     ModelOptions o = with_adapters(DTYPE_BF16, 40);
     Rig each = rig_open(TIED, NULL, o);
-    o.decoded_weights = true;
+    o.decoded_weights = decoded;
+    o.layer_weights = layer;
     Rig once = rig_open(TIED, NULL, o);
     four_segments(&all, 96);
     for (int round = 0; round < 2; round++) {
@@ -299,6 +299,13 @@ static void decoded_weights_give_the_same_bits(void **state)
     }
     rig_close(&each);
     rig_close(&once);
+}
+
+static void weights_may_stay_decoded(void **state)
+{
+    (void)state;
+    equal_to_decoding_each_time(true, false);
+    equal_to_decoding_each_time(false, true);
 }
 
 /* ---- plans, summaries, refusals ---- */
@@ -351,7 +358,7 @@ static void nothing_left_to_quantize_is_an_error(void **state)
     Backend *be;
     ModelSource *source;
     Model *m;
-    const BackendOptions backend = {.kind = BACKEND_CPU};
+    const BackendOptions backend = {.kind = RIG_BACKEND};
     ModelOptions o = with_adapters(DTYPE_F32, 8);
     o.skip_modules = skip;
     o.skip_count = 7;
@@ -417,7 +424,7 @@ static bool load_folder(const char *folder, uint64_t nth, Err *err)
 {
     Rig r = {0};
     const ModelOptions o = with_adapters(DTYPE_BF16, 8);
-    const BackendOptions backend = {.kind = BACKEND_CPU};
+    const BackendOptions backend = {.kind = RIG_BACKEND};
     bool ok = backend_open(&r.be, &backend, err) && source_open(&r.source, folder, true, err);
     mem_fail_at(nth, false);
     ok = ok && model_create(&r.model, r.be, r.source, &o, err);
@@ -497,7 +504,7 @@ int main(void)
         cmocka_unit_test(fresh_adapters_leave_the_base_alone),
         cmocka_unit_test(a_cached_token_sees_what_the_whole_sequence_sees),
         cmocka_unit_test(a_prompt_may_be_longer_than_a_micro_batch),
-        cmocka_unit_test(decoded_weights_give_the_same_bits),
+        cmocka_unit_test(weights_may_stay_decoded),
         cmocka_unit_test(a_plan_without_weights_measures_the_same),
         cmocka_unit_test(the_summary_counts_as_peft_does),
         cmocka_unit_test(nothing_left_to_quantize_is_an_error),
