@@ -1,0 +1,118 @@
+/*
+ * Training on the CUDA backend against training on the CPU, and what a failing device leaves. Only compiled for CUDA;
+ * QLORA_CUDA_FAULT is of the emulation (tests/support/cuda), so on a real device those cases are skipped.
+ */
+#include "tests/e2e/scene.h"
+
+static Scene scene;
+static Outcome straight;
+
+static int open_scene(void **state)
+{
+    (void)state;
+    scene_open(&scene);
+    scene_train(&scene, NULL, NULL, 0);
+    outcome_read(&straight, &scene);
+    return 0;
+}
+
+static int close_scene(void **state)
+{
+    (void)state;
+    outcome_free(&straight);
+    scene_close(&scene);
+    return 0;
+}
+
+static Outcome run_with(const char *const *overrides)
+{
+    Outcome o;
+    scene_forget_run(&scene);
+    scene_train(&scene, overrides, NULL, 0);
+    outcome_read(&o, &scene);
+    return o;
+}
+
+/* Losses and norms of each update; `first` bounds the first one, which is one rounding of one pass, `later` the others. */
+static void assert_close(const Outcome *a, const Outcome *b, double first, double later)
+{
+    for (int step = 1; step <= SCENE_STEPS; step++) {
+        const double bound = step == 1 ? first : later;
+        if (!(fabs(a->loss[step] - b->loss[step]) <= bound * fabs(b->loss[step])) ||
+            !(fabs(a->grad_norm[step] - b->grad_norm[step]) <= 10 * bound * fabs(b->grad_norm[step]))) {
+            fail_msg("update %d: loss %.9g and %.9g, gradient norm %.9g and %.9g", step, a->loss[step], b->loss[step],
+                     a->grad_norm[step], b->grad_norm[step]);
+        }
+    }
+}
+
+static void f32_training_equals_the_cpu_but_for_rounding(void **state)
+{
+    (void)state;
+    Outcome cpu = run_with((const char *const[]){"device=cpu", NULL});
+    assert_close(&straight, &cpu, 2e-6, 1e-4);
+    outcome_free(&cpu);
+}
+
+static void bf16_training_equals_the_cpu_but_for_rounding(void **state)
+{
+    (void)state;
+    Outcome cpu = run_with((const char *const[]){"device=cpu", "bnb_4bit_compute_dtype=bf16", NULL});
+    Outcome cuda = run_with((const char *const[]){"bnb_4bit_compute_dtype=bf16", NULL});
+    assert_close(&cuda, &cpu, 2e-3, 2e-2);
+    outcome_free(&cpu);
+    outcome_free(&cuda);
+}
+
+static void resident_states_and_kept_layers_change_no_bit(void **state)
+{
+    (void)state;
+    Outcome kept = run_with((const char *const[]){"gradient_checkpointing=false", "optimizer=adamw_8bit", NULL});
+    outcome_equal(&straight, &kept);
+    outcome_free(&kept);
+}
+
+/* The n-th call of the runtime fails, once or for ever: one clear end, and a run that goes on as if nothing had been. */
+static bool survives_fault(long nth, const char *code, bool once)
+{
+    char fault[64];
+    snprintf(fault, sizeof fault, "any:%ld:%s%s", nth, code, once ? ":once" : "");
+    scene_forget_run(&scene);
+    remove(scene.log);
+    assert_int_equal(setenv("QLORA_CUDA_FAULT", fault, 1), 0);
+    const ChildResult r = child_train(scene.config, NULL, NULL, scene.log);
+    assert_int_equal(unsetenv("QLORA_CUDA_FAULT"), 0);
+    if (r.status != 0 && r.status != 5 && r.status != 6) {
+        scene_show_log(&scene);
+        fail_msg("status %d with QLORA_CUDA_FAULT=%s", r.status, fault);
+    }
+    const bool over = r.status == 0;
+    scene_train(&scene, NULL, NULL, 0);
+    Outcome again;
+    outcome_read(&again, &scene);
+    outcome_equal(&straight, &again);
+    outcome_free(&again);
+    return over;
+}
+
+static void any_failing_call_leaves_a_run_that_can_go_on(void **state)
+{
+    (void)state;
+    if (!getenv("QLORA_CUDA_EMULATED")) skip();
+    const bool soak = getenv("QLORA_TEST_SOAK") != NULL;
+    bool once = false;
+    for (long nth = 1; nth < 1000000; nth = soak ? nth + 1 : nth * 3 + 1, once = !once) {
+        if (survives_fault(nth, once ? "cudaErrorMemoryAllocation" : "cudaErrorLaunchFailure", once)) break;
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(f32_training_equals_the_cpu_but_for_rounding),
+        cmocka_unit_test(bf16_training_equals_the_cpu_but_for_rounding),
+        cmocka_unit_test(resident_states_and_kept_layers_change_no_bit),
+        cmocka_unit_test(any_failing_call_leaves_a_run_that_can_go_on),
+    };
+    return cmocka_run_group_tests(tests, open_scene, close_scene);
+}
