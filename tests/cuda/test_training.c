@@ -72,6 +72,19 @@ static void resident_states_and_kept_layers_change_no_bit(void **state)
     outcome_free(&kept);
 }
 
+/* QLORA_TEST_REPEATS: how often; twice in CI. */
+static void repeats_give_equal_bytes(void **state)
+{
+    (void)state;
+    const char *text = getenv("QLORA_TEST_REPEATS");
+    const int repeats = text ? atoi(text) : 2;
+    for (int i = 1; i < repeats; i++) {
+        Outcome again = run_with(NULL);
+        outcome_equal(&straight, &again);
+        outcome_free(&again);
+    }
+}
+
 /* The n-th call of the runtime fails, once or for ever: one clear end, and a run that goes on as if nothing had been. */
 static bool survives_fault(long nth, const char *code, bool once)
 {
@@ -111,6 +124,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(f32_training_equals_the_cpu_but_for_rounding),
         cmocka_unit_test(bf16_training_equals_the_cpu_but_for_rounding),
+        cmocka_unit_test(repeats_give_equal_bytes),
         cmocka_unit_test(resident_states_and_kept_layers_change_no_bit),
         cmocka_unit_test(any_failing_call_leaves_a_run_that_can_go_on),
     };
