@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "trainer/command.h"
+#include "trainer/device.h"
 #include "trainer/plan_device.h"
 #include "trainer/run.h"
 
@@ -78,6 +79,21 @@ static bool plan_card(Session *s, const DeviceCard *card, const Prompts *prompts
                       json ? plan_device_json(&plan, s, &text, err) : plan_device_text(&plan, s, &text, err));
 }
 
+/* A device that is here ("cpu", "cuda:1") is the key of the configuration; anything else names a card. */
+static bool load_config(Config **out, const CommandLine *line, const char *device, Err *err)
+{
+    Text key = {0};
+    const char **sets = mem_alloc((size_t)line->set_count + 1, sizeof *sets, err);
+    bool ok = sets && (!device || text_format(&key, err, "device=%s", device));
+    for (int i = 0; ok && i < line->set_count; i++)
+        sets[i] = line->sets[i];
+    if (ok && device) sets[line->set_count] = key.bytes;
+    ok = ok && config_load(out, line->files[0], sets, line->set_count + (device != NULL), err);
+    mem_free(sets);
+    text_free(&key);
+    return ok;
+}
+
 static bool run(const CommandLine *line, Err *err)
 {
     Config *config = NULL;
@@ -86,16 +102,18 @@ static bool run(const CommandLine *line, Err *err)
     DeviceCard card;
     bool ok = false;
     const char *device = command_text(line, "device");
+    DeviceChoice here;
+    const bool is_card = device && !device_parse(&here, device);
     const bool json = command_flag(line, "json");
     const SessionOptions options = {.weights = false};
-    if (device && !device_card_parse(&card, device, err)) return false;
-    if (!config_load(&config, line->files[0], line->sets, line->set_count, err)) return false;
+    if (is_card && !device_card_parse(&card, device, err)) return false;
+    if (!load_config(&config, line, is_card ? NULL : device, err)) return false;
     config_log_notices(config);
-    TRY(device ? plan_device_open(&s, config, &card, err) : session_open(&s, config, &options, err));
+    TRY(is_card ? plan_device_open(&s, config, &card, err) : session_open(&s, config, &options, err));
     TRY(open_what_is_there(&s, err));
     if (s.tokenizer) TRY(run_sample_prompts(&prompts, &s, err));
     (void)settings_schedule(config, 1);
-    TRY(device ? plan_card(&s, &card, &prompts, json, err) : plan_here(&s, &prompts, json, err));
+    TRY(is_card ? plan_card(&s, &card, &prompts, json, err) : plan_here(&s, &prompts, json, err));
     ok = true;
 fail:
     prompts_free(&prompts);
@@ -105,7 +123,7 @@ fail:
 }
 
 static const CommandOption options[] = {
-    {"device", "CARD", "plan for a graphics card that need not be here, with an estimate of its speed"},
+    {"device", "CARD", "device of this machine, or a card that need not be here: memory, largest sizes, speed"},
     COMMAND_SET,
     COMMAND_JSON,
 };
@@ -117,7 +135,8 @@ const Command command_plan = {
     .details =
         "Needs no weights: config.json or the header of a GGUF file is enough.\n"
         "\n"
-        "CARD: h100, h100-pcie, h200, b200, a100, a100-40gb, 4090, 3090, l4, t4; or one of them with other figures:\n"
+        "CARD: cpu, cuda, cuda:N: a device of this machine. Or a card that need not be here:\n"
+        "h100, h100-pcie, h200, b200, a100, a100-40gb, 4090, 3090, l4, t4; or one of them with other figures:\n"
         "h100,memory=40GiB; or figures alone: custom,memory=24GiB,matmul=150,bandwidth=900. Figures are rates that\n"
         "last, not those on the box:\n"
         "  memory=24GiB           device memory\n"

@@ -2,7 +2,9 @@
 
 #include "backend/host_memory.h"
 #include "backend/matmul.h"
+#include "base/log.h"
 #include "trainer/evaluate.h"
+#include "trainer/plan_device.h"
 #include "trainer/process.h"
 
 #include <math.h>
@@ -199,22 +201,34 @@ bool plan_count(Plan *out, const Session *s, const Prompts *prompts, Err *err)
     return true;
 }
 
+uint64_t plan_checkpoint_bytes(const Plan *p, const Session *s)
+{
+    const uint64_t values = (uint64_t)model_lora(s->model)->table.total * 4;
+    return values + (s->settings.save_only_model ? 0 : p->state + p->paged) + (1 << 20);
+}
+
+bool plan_check_quantized(const Plan *p, const Session *s, Err *err)
+{
+    if (!s->settings.model.quantize || p->model.quantized) return true;
+    return FAIL(err, ERR_CONFIG,
+                "adapter: qlora asks for a 4-bit base, but no module is to be quantized; look at "
+                "quant_skip_modules, or say adapter: lora");
+}
+
 bool plan_make(Plan *out, Session *s, const Prompts *prompts, const char *page_path, Err *err)
 {
     Plan p;
+    if (backend_kind(s->backend) == BACKEND_CUDA) return plan_on_device(out, s, prompts, page_path, err);
+    if (config_is_set(s->config, "max_gpu_memory"))
+        log_info("max_gpu_memory has no effect on the CPU; see memory_budget");
     if (!plan_count(&p, s, prompts, err)) return false;
     if (!fixed_costs(&p, s, err)) return false;
     if (!choose_layers(&p, s, page_path, err)) return false;
     p.process = process_resident_bytes(); /* with the model's own tables */
     add_up(&p);
     p.model = model_summary(s->model);
-    if (s->settings.model.quantize && p.model.quantized == 0) {
-        return FAIL(err, ERR_CONFIG,
-                    "adapter: qlora asks for a 4-bit base, but no module is to be quantized; look at "
-                    "quant_skip_modules, or say adapter: lora");
-    }
-    const uint64_t values = (uint64_t)model_lora(s->model)->table.total * 4;
-    p.checkpoint_bytes = values + (s->settings.save_only_model ? 0 : p.state + p.paged) + (1 << 20);
+    if (!plan_check_quantized(&p, s, err)) return false;
+    p.checkpoint_bytes = plan_checkpoint_bytes(&p, s);
     *out = p;
     return true;
 }

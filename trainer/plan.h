@@ -26,11 +26,13 @@ typedef struct Plan {
     /* bytes */
     uint64_t weights, state, activations, scratch;
     uint64_t paged;    /* optimizer states on disk; not part of the peak */
-    uint64_t process;  /* resident when the plan was made */
-    uint64_t products; /* code and packing buffers of the matrix products */
+    uint64_t process;  /* resident when the plan was made; on a card its context */
+    uint64_t products; /* code and packing buffers of the matrix products; on a card cuBLAS' workspace and staging */
     uint64_t loading;  /* staging while weights stream in */
-    uint64_t peak_memory_bytes;
-    uint64_t checkpoint_bytes; /* on disk, each */
+    uint64_t peak_memory_bytes; /* of the device */
+    uint64_t host_memory_bytes; /* on a card: of the host; 0 on the CPU, where it is the same memory */
+    double tokens_per_second;   /* predicted (trainer/step_time.h); 0: no figures of this device */
+    uint64_t checkpoint_bytes;  /* on disk, each */
 } Plan;
 
 /* Needs the data and tokenizer open, where there are any. `prompts` (may be null) are the samples' prompts. Leaves
@@ -39,6 +41,9 @@ bool plan_make(Plan *out, Session *s, const Prompts *prompts, const char *page_p
 
 /* Only what follows from data and settings: updates, tokens, the longest micro-batch. */
 bool plan_count(Plan *out, const Session *s, const Prompts *prompts, Err *err) MUST_USE;
+/* Bytes of one checkpoint on disk; ERR_CONFIG when a 4-bit base was asked for and nothing is quantized. */
+uint64_t plan_checkpoint_bytes(const Plan *p, const Session *s);
+bool plan_check_quantized(const Plan *p, const Session *s, Err *err) MUST_USE;
 /* Host memory that streaming the weights takes beside the largest tensor's place. */
 uint64_t plan_loading_bytes(const ModelSpec *spec);
 

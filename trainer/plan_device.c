@@ -6,9 +6,6 @@
 
 #include <string.h>
 
-/* The one switch between measuring with the CUDA backend's sizes and with the CPU's. */
-enum { MEASURE_ON_CUDA = 0 };
-
 enum {
     LOSS_ROWS = 256,         /* of logits at once: fewer read the table of the head more often than products hide */
     KEEP_FREE_PERCENT = 2,   /* of the card: other small users of it, and what the driver rounds */
@@ -34,7 +31,7 @@ static void as_on_card(Session *s, const DeviceCard *card)
 
 bool plan_device_open(Session *out, const Config *c, const DeviceCard *card, Err *err)
 {
-    const SessionOptions options = {.weights = false, .plan_for = MEASURE_ON_CUDA ? card->capability : 0};
+    const SessionOptions options = {.weights = false, .plan_for = card->capability};
     if (!session_open(out, c, &options, err)) return false;
     as_on_card(out, card);
     return true;
@@ -117,13 +114,14 @@ static void split_arenas(DeviceMemory *m, const Session *s, const ModelArenas *a
 }
 
 /* Leaves model and optimizer of that shape in the session. */
-static bool measure(DeviceMemory *out, Session *s, const DeviceCard *card, int64_t tokens, int kept_layers, Err *err)
+static bool measure(DeviceMemory *out, Session *s, const DevicePlan *p, int64_t tokens, int kept_layers, Err *err)
 {
+    const DeviceCard *card = &p->card;
     ModelOptions *o = &s->settings.model;
     ModelArenas arenas;
     o->max_tokens = tokens;
     o->kept_layers = kept_layers;
-    if (!session_create_model(s, NULL, err)) return false;
+    if (!session_create_model(s, p->page_path, err)) return false;
     session_measure(s, &arenas);
     DeviceMemory m = {0};
     split_arenas(&m, s, &arenas);
@@ -153,18 +151,18 @@ static bool choose_layers(DevicePlan *p, Session *s, Err *err)
     kept_range(p, s, &low, &high);
     const int64_t tokens = p->counts.max_tokens;
     DeviceMemory m;
-    if (!measure(&m, s, &p->card, tokens, high, err)) return false;
+    if (!measure(&m, s, p, tokens, high, err)) return false;
     if (m.peak <= p->budget) low = high;
     while (high - low > 1) {
         const int middle = low + (high - low) / 2;
-        if (!measure(&m, s, &p->card, tokens, middle, err)) return false;
+        if (!measure(&m, s, p, tokens, middle, err)) return false;
         if (m.peak <= p->budget)
             low = middle;
         else
             high = middle;
     }
     p->kept_layers = low;
-    if (!measure(&p->memory, s, &p->card, tokens, low, err)) return false;
+    if (!measure(&p->memory, s, p, tokens, low, err)) return false;
     p->fits = p->memory.peak <= p->budget;
     return true;
 }
@@ -174,7 +172,7 @@ static bool fits(bool *yes, DevicePlan *p, Session *s, int64_t tokens, Err *err)
     int low, high;
     DeviceMemory m;
     kept_range(p, s, &low, &high);
-    if (!measure(&m, s, &p->card, tokens, low, err)) return false;
+    if (!measure(&m, s, p, tokens, low, err)) return false;
     *yes = m.peak <= p->budget;
     return true;
 }
@@ -224,14 +222,19 @@ static void set_budget(DevicePlan *p, const Session *s)
     if (asked > 0 && (uint64_t)asked < p->budget) p->budget = (uint64_t)asked;
 }
 
-static bool refuse_over_budget(const DevicePlan *p, const Session *s, Err *err)
+static bool refuse(const DevicePlan *p, uint64_t limit, const char *whose, Err *err)
+{
+    return FAIL(err, ERR_MEMORY,
+                "the run needs %.2f GB of device memory and %s %.2f GB; lower sequence_len or micro_batch_size, or set "
+                "gradient_checkpointing: true",
+                (double)p->memory.peak / 1e9, whose, (double)limit / 1e9);
+}
+
+static bool keep_to_budget(const DevicePlan *p, const Session *s, Err *err)
 {
     const int64_t asked = CONFIG_GET(s->config, max_gpu_memory);
     if (asked <= 0 || p->memory.peak <= (uint64_t)asked) return true;
-    return FAIL(err, ERR_MEMORY,
-                "the run needs %.2f GB of device memory and max_gpu_memory allows %.2f GB; lower sequence_len or "
-                "micro_batch_size, set gradient_checkpointing: true, or raise max_gpu_memory",
-                (double)p->memory.peak / 1e9, (double)asked / 1e9);
+    return refuse(p, (uint64_t)asked, "max_gpu_memory allows", err);
 }
 
 static void host_memory(DevicePlan *p, const Session *s)
@@ -307,18 +310,67 @@ static bool predict(DevicePlan *p, const Session *s, Err *err)
     return true;
 }
 
+/* Everything else about the chosen shape, which the session holds. */
+static bool describe(DevicePlan *p, const Session *s, Err *err)
+{
+    p->counts.model = model_summary(s->model);
+    p->counts.kept_layers = p->kept_layers;
+    host_memory(p, s);
+    return predict(p, s, err);
+}
+
 bool plan_device_make(DevicePlan *out, Session *s, const DeviceCard *card, const Prompts *prompts, Err *err)
 {
     DevicePlan p = {.card = *card};
     if (!plan_count(&p.counts, s, prompts, err)) return false;
     s->settings.model.cache_tokens = p.counts.cache_tokens;
     set_budget(&p, s);
-    if (!find_limits(&p, s, err) || !choose_layers(&p, s, err)) return false;
-    p.counts.model = model_summary(s->model);
-    p.counts.kept_layers = p.kept_layers;
-    if (!predict(&p, s, err)) return false;
-    host_memory(&p, s);
-    if (!refuse_over_budget(&p, s, err)) return false;
+    if (!find_limits(&p, s, err) || !choose_layers(&p, s, err) || !describe(&p, s, err)) return false;
+    if (!plan_check_quantized(&p.counts, s, err) || !keep_to_budget(&p, s, err)) return false;
     *out = p;
     return true;
+}
+
+/* ---- a card that is there ---- */
+
+/* Figures of a card of that name, or of one like it, with the memory that this one has free. */
+static DeviceCard present_card(const Session *s, bool *known)
+{
+    DeviceCard card = device_card_at(0);
+    *known = device_card_of_driver(&card, backend_name(s->backend));
+    /* The context is there already, so it is not in what is free. */
+    card.memory_bytes = backend_memory(s->backend).free + card.context_bytes;
+    return card;
+}
+
+static void fill_plan(Plan *out, const DevicePlan *p, const Session *s)
+{
+    ModelArenas arenas;
+    session_measure(s, &arenas);
+    *out = p->counts;
+    out->weights = arenas.weights.peak;
+    out->state = arenas.state.peak;
+    out->activations = arenas.activations.peak;
+    out->scratch = arenas.scratch.peak;
+    out->paged = adamw_paged_bytes(s->optimizer);
+    out->process = p->memory.bytes[DEVICE_CONTEXT];
+    out->products = p->memory.bytes[DEVICE_WORKSPACE] + p->memory.bytes[DEVICE_STAGING];
+    out->peak_memory_bytes = p->memory.peak;
+    out->host_memory_bytes = p->host_peak;
+    out->checkpoint_bytes = plan_checkpoint_bytes(out, s);
+}
+
+bool plan_on_device(Plan *out, Session *s, const Prompts *prompts, const char *page_path, Err *err)
+{
+    bool known;
+    DevicePlan p = {.card = present_card(s, &known), .page_path = page_path};
+    s->settings.model.loss_rows = LOSS_ROWS;
+    if (!plan_count(&p.counts, s, prompts, err)) return false;
+    s->settings.model.cache_tokens = p.counts.cache_tokens;
+    set_budget(&p, s);
+    if (!choose_layers(&p, s, err) || !describe(&p, s, err) || !keep_to_budget(&p, s, err)) return false;
+    if (!p.fits) return refuse(&p, p.budget, "the card has free", err);
+    fill_plan(out, &p, s);
+    if (known) out->tokens_per_second = step_tokens_per_second(&p.time);
+    return plan_check_quantized(out, s, err);
 }

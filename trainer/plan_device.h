@@ -47,7 +47,8 @@ typedef struct DeviceMemory {
 
 typedef struct DevicePlan {
     DeviceCard card;
-    Plan counts; /* updates, rows, longest micro-batch, model; no bytes */
+    Plan counts;           /* updates, rows, longest micro-batch, model; no bytes */
+    const char *page_path; /* of a paged optimizer; null; borrowed */
     int kept_layers;
     DeviceMemory memory;
     uint64_t host[HOST_MEMORY_COUNT];
@@ -67,6 +68,10 @@ bool plan_device_open(Session *out, const Config *c, const DeviceCard *card, Err
 /* Data and tokenizer are open where there are any. ERR_MEMORY when max_gpu_memory is set and not met; a run that does
  * not fit the card is planned with `fits` false. */
 bool plan_device_make(DevicePlan *out, Session *s, const DeviceCard *card, const Prompts *prompts, Err *err) MUST_USE;
+
+/* The plan of a run on the CUDA device that the session has open: plan_make's other half. The card's free memory, or
+ * max_gpu_memory, is what gradient_checkpointing: auto fills and what the run is held to (ERR_MEMORY). */
+bool plan_on_device(Plan *out, Session *s, const Prompts *prompts, const char *page_path, Err *err) MUST_USE;
 
 bool plan_device_text(const DevicePlan *p, const Session *s, Text *out, Err *err) MUST_USE;
 bool plan_device_json(const DevicePlan *p, const Session *s, Text *out, Err *err) MUST_USE;

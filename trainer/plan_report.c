@@ -41,13 +41,17 @@ bool plan_model_text(const Plan *p, Text *out, Err *err)
 
 static bool memory_text(const Plan *p, Text *out, Err *err)
 {
-    return text_add_z(out, "memory\n", err) && memory_line(out, "frozen base", p->weights, err) &&
+    const bool card = p->host_memory_bytes > 0;
+    return text_add_z(out, card ? "memory of the device\n" : "memory\n", err) &&
+           memory_line(out, "frozen base", p->weights, err) &&
            memory_line(out, "adapters, gradients, optimizer", p->state, err) &&
            memory_line(out, "activations", p->activations, err) && memory_line(out, "scratch", p->scratch, err) &&
-           memory_line(out, "matrix library", p->products, err) &&
-           memory_line(out, "program, tokenizer, tokens", p->process, err) &&
+           memory_line(out, card ? "workspace of cuBLAS, staging" : "matrix library", p->products, err) &&
+           memory_line(out, card ? "CUDA context and code" : "program, tokenizer, tokens", p->process, err) &&
            memory_line(out, "peak", p->peak_memory_bytes, err) &&
-           (!p->paged || memory_line(out, "on disk: paged optimizer states", p->paged, err));
+           (!card || memory_line(out, "peak of the host", p->host_memory_bytes, err)) &&
+           (!p->paged || memory_line(out, card ? "in it: paged optimizer states" : "on disk: paged optimizer states",
+                                     p->paged, err));
 }
 
 bool plan_data_text(const Session *s, Text *out, Err *err)
@@ -72,7 +76,9 @@ bool plan_text(const Plan *p, const Session *s, Text *out, Err *err)
                        "longest micro-batch %" PRId64 " tokens; activations of %d of %d layers are kept, the others "
                        "recomputed\n",
                        p->max_tokens, p->kept_layers, p->layers) &&
-           plan_updates_text(p, s, out, err);
+           plan_updates_text(p, s, out, err) &&
+           (p->tokens_per_second <= 0 ||
+            text_format(out, err, "about %.0f tokens a second are predicted\n", p->tokens_per_second));
 }
 
 static json_t *memory_json(const Plan *p)
@@ -95,6 +101,9 @@ bool plan_json(const Plan *p, const Session *s, Text *out, Err *err)
                           "checkpoint_bytes", (json_int_t)p->checkpoint_bytes, "memory", memory_json(p));
     if (o && s->train) json_object_set_new(o, "samples", json_integer(dataset_samples(s->train)));
     if (o && s->validation) json_object_set_new(o, "evaluation_samples", json_integer(dataset_samples(s->validation)));
+    if (o && p->host_memory_bytes)
+        json_object_set_new(o, "host_memory_bytes", json_integer((json_int_t)p->host_memory_bytes));
+    if (o && p->tokens_per_second > 0) json_object_set_new(o, "tokens_per_second", json_real(p->tokens_per_second));
     char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
     const bool ok = text ? text_add_z(out, text, err) : FAIL(err, ERR_MEMORY, "out of host memory");
     free(text);

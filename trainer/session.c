@@ -18,22 +18,29 @@ static ModelArenas empty_arenas(void)
     };
 }
 
-bool session_open(Session *out, const Config *c, const SessionOptions *options, Err *err)
+/* A plan for a card takes the CUDA backend's sizes; a build without it, or whose kernels do not answer sizes yet, takes
+ * the CPU's, which differ by a few MB of scratch. */
+enum { PLAN_WITH_CUDA_SIZES = 0 };
+
+static bool open_backend(Session *s, const SessionOptions *options, Err *err)
 {
-    Session s = {.config = c, .arenas = empty_arenas()};
-    const BackendOptions backend = {
-        .kind = BACKEND_CUDA, /* of a plan */
-        .threads = settings_threads(c),
+    BackendOptions backend = {
+        .kind = QLORA_CUDA && PLAN_WITH_CUDA_SIZES ? BACKEND_CUDA : BACKEND_CPU, /* of a plan */
+        .threads = settings_threads(s->config),
         .reference = options->reference,
         .plan_for = options->plan_for,
         .hooks = options->hooks,
     };
     DeviceChoice device;
-    CHECK(device_parse(&device, CONFIG_GET(c, device)));
-    if (options->plan_for && QLORA_CUDA)
-        TRY(backend_open(&s.backend, &backend, err));
-    else
-        TRY(device_open(&s.backend, &device, &backend, err));
+    CHECK(device_parse(&device, CONFIG_GET(s->config, device)));
+    return options->plan_for ? backend_open(&s->backend, &backend, err)
+                             : device_open(&s->backend, &device, &backend, err);
+}
+
+bool session_open(Session *out, const Config *c, const SessionOptions *options, Err *err)
+{
+    Session s = {.config = c, .arenas = empty_arenas()};
+    TRY(open_backend(&s, options, err));
     settings_make(&s.settings, c, s.backend);
     TRY(source_resolve(&s.base_path, CONFIG_GET(c, base_model), CONFIG_GET(c, revision), err));
     TRY(source_open(&s.source, s.base_path, options->weights, err));
