@@ -1,0 +1,234 @@
+/* Plans for cards that are not there, from nothing but a config.json: sums, limits, verdicts. */
+#include "tests/trainer/rig_plan.h"
+
+/* The plan of `model` with further lines of YAML; false: *err says why. */
+static bool try_plan(DevicePlan *out, const char *model, const char *card_text, const char *more, Err *err)
+{
+    Config *config = NULL;
+    Session s = {0};
+    DeviceCard card;
+    bool ok = false;
+    write_config(model, more);
+    TRY(device_card_parse(&card, card_text, err));
+    TRY(config_load(&config, "config.yaml", NULL, 0, err));
+    TRY(plan_device_open(&s, config, &card, err));
+    settings_skip_data(config);
+    TRY(plan_device_make(out, &s, &card, NULL, err));
+    ok = true;
+fail:
+    session_close(&s);
+    config_free(config);
+    return ok;
+}
+
+static DevicePlan plan(const char *model, const char *card, const char *more)
+{
+    DevicePlan p;
+    Err err = {0};
+    if (!try_plan(&p, model, card, more, &err)) fail_msg("%s on %s: %s", model, card, err.text);
+    return p;
+}
+
+/* ---- sums ---- */
+
+static void the_terms_of_both_memories_add_up_exactly_on_every_card(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"llama-8b", "llama-70b", "smol"};
+    for (size_t m = 0; m < ARRAY_COUNT(models); m++) {
+        for (int i = 0; i < device_card_count(); i++) {
+            const DevicePlan p = plan(models[m], device_card_at(i).name, "sequence_len: 2048\nmicro_batch_size: 2\n");
+            uint64_t device = 0, host = 0;
+            for (int t = 0; t < DEVICE_MEMORY_COUNT; t++)
+                device += p.memory.bytes[t];
+            for (int t = 0; t < HOST_MEMORY_COUNT; t++)
+                host += p.host[t];
+            assert_true(device == p.memory.peak && host == p.host_peak);
+            assert_true(p.fits == (p.memory.peak <= p.budget));
+            assert_true(p.fits == (p.max_micro_batch_size >= 2));
+            assert_true(p.time.total > 0 && step_tokens_per_second(&p.time) > 10);
+            assert_true(p.memory.bytes[DEVICE_CONTEXT] == device_card_at(i).context_bytes);
+        }
+    }
+}
+
+static void each_purpose_of_the_8b_shape_is_as_worked_out_by_hand(void **state)
+{
+    (void)state;
+    const DevicePlan p =
+        plan("llama-8b", "h100", "sequence_len: 2048\nmicro_batch_size: 1\ngradient_checkpointing: true\n");
+    const uint64_t *bytes = p.memory.bytes;
+    assert_near((double)bytes[DEVICE_WEIGHTS], 3.602e9, 0.002); /* 6.979e9 weights at 0.516 bytes; rope table */
+    assert_int_equal(bytes[DEVICE_EMBEDDINGS], 128256LL * 4096 * 2);
+    assert_int_equal(bytes[DEVICE_HEAD], 128256LL * 4096 * 2);
+    assert_int_equal(bytes[DEVICE_ADAPTERS], 41943040LL * 4);
+    assert_int_equal(bytes[DEVICE_GRADIENTS], 41943040LL * 4);
+    assert_near((double)p.host[HOST_PAGES], 2 * 41943040.0, 0.01); /* two states of a byte, in pinned memory */
+    assert_true(bytes[DEVICE_OPTIMIZER] < 2e6);                    /* scales of their blocks */
+    assert_int_equal(bytes[DEVICE_CHECKPOINTS], 2048LL * (33 * 8192 + 32 * (8192 + 128)));
+    assert_int_equal(bytes[DEVICE_DECODE], 28672LL * 4096 * 2);
+    assert_int_equal(bytes[DEVICE_LOGITS], 256LL * 128256 * 6);
+    assert_int_equal(p.kept_layers, 0);
+    assert_int_equal(p.counts.model.trainable, 41943040);
+    assert_true(p.memory.peak < 8.7e9); /* budgets of the written model: 8.0 without attention outputs and statistics */
+}
+
+static void peaks_are_near_the_budgets_of_the_written_model(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *model, *card, *more;
+        double gigabytes;
+    } cases[] = {
+        {"llama-8b",  "h100", "sequence_len: 2048\nmicro_batch_size: 1\ngradient_checkpointing: false\n", 13.7      },
+        {"llama-8b",  "h100", "sequence_len: 2048\nmicro_batch_size: 8\ngradient_checkpointing: false\n", 59.6      },
+        {"llama-70b", "h100", "sequence_len: 2048\nmicro_batch_size: 1\ngradient_checkpointing: true\n",  47.2 + 2.7},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        const DevicePlan p = plan(cases[i].model, cases[i].card, cases[i].more);
+        assert_near((double)p.memory.peak / 1e9, cases[i].gigabytes, 0.03);
+        assert_true(p.fits);
+    }
+}
+
+static void longer_rows_take_more_memory_and_time(void **state)
+{
+    (void)state;
+    DevicePlan before = {0};
+    for (int length = 512; length <= 32768; length *= 2) {
+        char more[64];
+        snprintf(more, sizeof more, "sequence_len: %d\nmicro_batch_size: 1\n", length);
+        const DevicePlan p = plan("smol", "4090", more);
+        assert_true(p.memory.peak > before.memory.peak && p.time.total > before.time.total);
+        assert_true(p.max_sequence_len == 8192 && p.sequence_len_by_memory > 8192);
+        assert_true(length == 512 || p.max_micro_batch_size <= before.max_micro_batch_size);
+        before = p;
+    }
+}
+
+/* ---- what fits ---- */
+
+static bool fits(const char *model, const char *card, int64_t length, int64_t rows, const char *policy)
+{
+    char more[128];
+    snprintf(more, sizeof more, "sequence_len: %lld\nmicro_batch_size: %lld\ngradient_checkpointing: %s\n",
+             (long long)length, (long long)rows, policy);
+    return plan(model, card, more).fits;
+}
+
+static void the_largest_sizes_fit_and_one_more_does_not(void **state)
+{
+    (void)state;
+    static const char *const policies[] = {"auto", "true", "false"};
+    int64_t longest[3];
+    for (int i = 0; i < 3; i++) {
+        char more[96];
+        snprintf(more, sizeof more, "sequence_len: 1024\nmicro_batch_size: 1\ngradient_checkpointing: %s\n",
+                 policies[i]);
+        const DevicePlan p = plan("llama-8b", "4090", more);
+        longest[i] = p.max_sequence_len;
+        assert_true(p.max_sequence_len == p.sequence_len_by_memory && p.max_sequence_len > 1024);
+        assert_true(fits("llama-8b", "4090", p.max_sequence_len, 1, policies[i]));
+        assert_false(fits("llama-8b", "4090", p.max_sequence_len + 1, 1, policies[i]));
+        assert_true(fits("llama-8b", "4090", 1024, p.max_micro_batch_size, policies[i]));
+        assert_false(fits("llama-8b", "4090", 1024, p.max_micro_batch_size + 1, policies[i]));
+    }
+    assert_true(longest[0] == longest[1]); /* auto may recompute everything */
+    assert_true(longest[2] < longest[0] / 2);
+}
+
+static void auto_keeps_the_most_layers_that_fit(void **state)
+{
+    (void)state;
+    const DevicePlan p = plan("llama-8b", "h100", "sequence_len: 32768\nmicro_batch_size: 1\n");
+    assert_true(p.fits && p.kept_layers > 0 && p.kept_layers < 32);
+    const uint64_t acts = p.memory.bytes[DEVICE_ACTIVATIONS];
+    /* one layer's share of what is kept, the shared set of the others included */
+    assert_true(p.memory.peak + acts / (uint64_t)(p.kept_layers + 1) > p.budget);
+    const DevicePlan all = plan("llama-8b", "b200", "sequence_len: 32768\nmicro_batch_size: 1\n");
+    assert_int_equal(all.kept_layers, 32);
+    assert_true(all.memory.peak > p.memory.peak);
+    assert_true(p.time.seconds[STEP_RECOMPUTE] > 0 && all.time.seconds[STEP_RECOMPUTE] == 0);
+}
+
+static void a_run_that_does_not_fit_is_planned_and_says_so(void **state)
+{
+    (void)state;
+    const DevicePlan p = plan("llama-70b", "4090", "sequence_len: 2048\nmicro_batch_size: 1\n");
+    assert_false(p.fits);
+    assert_true(p.memory.peak > 40e9 && p.kept_layers == 0);
+    assert_int_equal(p.max_sequence_len, 0);
+    assert_int_equal(p.max_micro_batch_size, 0);
+    assert_true(step_tokens_per_second(&p.time) > 0);
+}
+
+static void max_gpu_memory_is_a_hard_budget(void **state)
+{
+    (void)state;
+    DevicePlan p;
+    Err err = {0};
+    assert_false(
+        try_plan(&p, "llama-8b", "h100", "sequence_len: 2048\nmicro_batch_size: 1\nmax_gpu_memory: 7GB\n", &err));
+    assert_int_equal(err.code, ERR_MEMORY);
+    assert_non_null(strstr(err.text, "max_gpu_memory allows 7.00 GB"));
+    p = plan("llama-8b", "h100", "sequence_len: 2048\nmicro_batch_size: 1\nmax_gpu_memory: 11GB\n");
+    assert_true(p.fits && p.memory.peak <= 11000000000 && p.budget == 11000000000);
+    assert_true(p.kept_layers > 0 && p.kept_layers < 32);
+    p = plan("llama-8b", "t4", "sequence_len: 2048\nmicro_batch_size: 1\nmax_gpu_memory: 100GB\n");
+    assert_true(p.budget < p.card.memory_bytes); /* more than the card has is not there */
+}
+
+static void memory_of_the_card_decides_and_its_rates_do_not(void **state)
+{
+    (void)state;
+    const char *more = "sequence_len: 4096\nmicro_batch_size: 2\n";
+    const DevicePlan one = plan("llama-8b", "h100", more),
+                     other = plan("llama-8b", "h100,matmul=70,bandwidth=300", more);
+    assert_true(one.memory.peak == other.memory.peak && one.max_sequence_len == other.max_sequence_len);
+    assert_true(other.time.total > 5 * one.time.total);
+    const DevicePlan small = plan("llama-8b", "h100,memory=20GiB", more);
+    assert_true(small.max_sequence_len < one.max_sequence_len / 2 && small.kept_layers < one.kept_layers);
+}
+
+static void a_16_bit_base_and_f32_compute_take_their_bytes(void **state)
+{
+    (void)state;
+    const char *more = "sequence_len: 2048\nmicro_batch_size: 1\nadapter: lora\n";
+    const DevicePlan four = plan("llama-8b", "h100", "sequence_len: 2048\nmicro_batch_size: 1\n");
+    const DevicePlan sixteen = plan("llama-8b", "h100", more);
+    assert_near((double)sixteen.memory.bytes[DEVICE_WEIGHTS], 2 * 6.979e9, 0.01);
+    assert_true(sixteen.time.seconds[STEP_DECODE] > four.time.seconds[STEP_DECODE]);
+    const DevicePlan f32 =
+        plan("llama-8b", "h100", "sequence_len: 2048\nmicro_batch_size: 1\nbnb_4bit_compute_dtype: fp32\n");
+    assert_int_equal(f32.memory.bytes[DEVICE_HEAD], 2 * four.memory.bytes[DEVICE_HEAD]);
+    assert_true(f32.time.total > 4 * four.time.total);
+}
+
+static void adapters_on_some_layers_only_are_counted_there(void **state)
+{
+    (void)state;
+    const DevicePlan p = plan("llama-8b", "h100",
+                              "sequence_len: 2048\nmicro_batch_size: 1\nlora_layers: [30, 31]\n"
+                              "lora_target_modules: [q_proj, v_proj]\n");
+    assert_int_equal(p.counts.model.trainable, 2 * 16 * (4096 + 4096 + 4096 + 1024));
+    const DevicePlan all = plan("llama-8b", "h100", "sequence_len: 2048\nmicro_batch_size: 1\n");
+    assert_true(p.time.seconds[STEP_LORA] < all.time.seconds[STEP_LORA] / 10 && p.time.seconds[STEP_LORA] > 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_terms_of_both_memories_add_up_exactly_on_every_card),
+        cmocka_unit_test(each_purpose_of_the_8b_shape_is_as_worked_out_by_hand),
+        cmocka_unit_test(peaks_are_near_the_budgets_of_the_written_model),
+        cmocka_unit_test(longer_rows_take_more_memory_and_time),
+        cmocka_unit_test(the_largest_sizes_fit_and_one_more_does_not),
+        cmocka_unit_test(auto_keeps_the_most_layers_that_fit),
+        cmocka_unit_test(a_run_that_does_not_fit_is_planned_and_says_so),
+        cmocka_unit_test(max_gpu_memory_is_a_hard_budget),
+        cmocka_unit_test(memory_of_the_card_decides_and_its_rates_do_not),
+        cmocka_unit_test(a_16_bit_base_and_f32_compute_take_their_bytes),
+        cmocka_unit_test(adapters_on_some_layers_only_are_counted_there),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}

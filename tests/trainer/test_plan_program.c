@@ -1,0 +1,216 @@
+/* `qlora plan --device CARD` as people and scripts start it. Needs QLORA_BINARY. */
+#include "base/check.h"
+#include "tests/trainer/rig_plan.h"
+
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+
+static const char *binary;
+
+static int setup_program(void **state)
+{
+    binary = getenv("QLORA_BINARY");
+    return binary ? setup(state) : -1;
+}
+
+static int run(const char *const *words, double *seconds)
+{
+    struct timespec from, to;
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    const pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        const int out = open("out", O_WRONLY | O_CREAT | O_TRUNC, 0666);
+        const int log = open("log", O_WRONLY | O_CREAT | O_TRUNC, 0666);
+        dup2(out, STDOUT_FILENO);
+        dup2(log, STDERR_FILENO);
+        char *argv[16] = {(char *)(uintptr_t)binary};
+        for (int i = 0; words[i]; i++)
+            argv[i + 1] = (char *)(uintptr_t)words[i];
+        execv(binary, argv);
+        _exit(99);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    clock_gettime(CLOCK_MONOTONIC, &to);
+    if (seconds) *seconds = (double)(to.tv_sec - from.tv_sec) + 1e-9 * (double)(to.tv_nsec - from.tv_nsec);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+#define RUN(...) run((const char *[]){__VA_ARGS__, NULL}, NULL)
+
+static char *read_text(const char *path)
+{
+    char *bytes = NULL;
+    size_t length = 0;
+    Err err = {0};
+    assert_true(file_read_all(&bytes, &length, path, 1 << 24, ERR_DATA, &err));
+    return bytes;
+}
+
+static json_t *read_json(void)
+{
+    json_t *o = NULL;
+    Err err = {0};
+    char *text = read_text("out");
+    assert_int_equal(strcspn(text, "\n") + 1, strlen(text)); /* one line */
+    if (!json_parse(&o, text, strlen(text), "out", ERR_DATA, &err)) fail_msg("%s", err.text);
+    mem_free(text);
+    return o;
+}
+
+static double real(const json_t *o, const char *key)
+{
+    const json_t *value = json_object_get(o, key);
+    if (!json_is_number(value)) fail_msg("%s is no number", key);
+    return json_number_value(value);
+}
+
+static double sum_of(const json_t *o, const char *key)
+{
+    double sum = 0;
+    const char *name;
+    json_t *value, *parts = json_object_get(o, key);
+    assert_true(json_is_object(parts));
+    json_object_foreach(parts, name, value) sum += json_number_value(value);
+    return sum;
+}
+
+static void one_line_of_json_holds_everything_by_name(void **state)
+{
+    (void)state;
+    write_config("llama-8b", "sequence_len: 2048\nmicro_batch_size: 8\n");
+    assert_int_equal(RUN("plan", "config.yaml", "--device", "h100", "--json"), 0);
+    json_t *o = read_json();
+    assert_string_equal(json_string_value(json_object_get(o, "device")), "h100");
+    assert_true(json_is_true(json_object_get(o, "fits")));
+    assert_true(real(o, "trainable_parameters") == 41943040);
+    assert_true(sum_of(o, "memory") == real(o, "peak_memory_bytes"));
+    assert_true(sum_of(o, "host_memory") == real(o, "host_memory_bytes"));
+    assert_true(sum_of(o, "time") == real(o, "seconds_per_update"));
+    assert_true(real(o, "tokens_per_update") == 16384);
+    assert_true(real(o, "tokens_per_second") == real(o, "tokens_per_update") / real(o, "seconds_per_update"));
+    assert_true(real(o, "max_sequence_len") >= 16384 && real(o, "max_micro_batch_size") >= 8);
+    assert_true(real(o, "kept_layers") == 32);
+    static const char *const terms[] = {"products", "recompute", "decode",    "attention", "elementwise",
+                                        "lora",     "head",      "optimizer", "copies",    "launches"};
+    for (size_t i = 0; i < ARRAY_COUNT(terms); i++)
+        (void)real(json_object_get(o, "time"), terms[i]);
+    static const char *const purposes[] = {"weights",   "embeddings", "head",        "adapters",
+                                           "gradients", "optimizer",  "activations", "checkpoints",
+                                           "scratch",   "workspace",  "context"};
+    for (size_t i = 0; i < ARRAY_COUNT(purposes); i++)
+        assert_true(real(json_object_get(o, "memory"), purposes[i]) > 0);
+    json_decref(o);
+}
+
+static void a_plan_of_70b_takes_less_than_two_seconds_and_no_weights(void **state)
+{
+    (void)state;
+    double seconds;
+    write_config("llama-70b", "sequence_len: 2048\nmicro_batch_size: 1\ndevice: cuda:3\n");
+    assert_int_equal(run((const char *[]){"plan", "config.yaml", "--device", "h100", "--json", NULL}, &seconds), 0);
+    assert_true(seconds < 2);
+    struct rusage usage;
+    assert_int_equal(getrusage(RUSAGE_CHILDREN, &usage), 0);
+    assert_true(usage.ru_maxrss < 500 * 1024); /* KiB */
+    json_t *o = read_json();
+    assert_true(real(o, "trainable_parameters") == 207093760);
+    json_decref(o);
+}
+
+static void the_text_names_what_does_not_fit_and_what_the_model_limits(void **state)
+{
+    (void)state;
+    write_config("llama-70b", "sequence_len: 2048\nmicro_batch_size: 1\n");
+    assert_int_equal(RUN("plan", "config.yaml", "--device", "3090"), 0);
+    char *text = read_text("out");
+    assert_non_null(strstr(text, "DOES NOT FIT"));
+    assert_non_null(strstr(text, "tokens a second"));
+    mem_free(text);
+    assert_int_equal(RUN("plan", "config.yaml", "--device", "3090", "--set", "max_gpu_memory=24GB"), 5);
+    text = read_text("log");
+    assert_non_null(strstr(text, "max_gpu_memory allows 24.00 GB"));
+    mem_free(text);
+    write_config("smol", "sequence_len: 512\nmicro_batch_size: 1\n");
+    assert_int_equal(RUN("plan", "config.yaml", "--device", "t4"), 0);
+    text = read_text("out");
+    assert_non_null(strstr(text, "fits: "));
+    assert_non_null(strstr(text, "the model has 8192 positions"));
+    mem_free(text);
+}
+
+static void wrong_cards_end_with_one_error_and_exit_2(void **state)
+{
+    (void)state;
+    write_config("smol", "");
+    static const char *const wrong[] = {"h10", "h100,mem=3GiB", "custom", "h100,memory=many", "", "cuda:x"};
+    for (size_t i = 0; i < ARRAY_COUNT(wrong); i++) {
+        assert_int_equal(RUN("plan", "config.yaml", "--device", wrong[i]), 2);
+        char *log = read_text("log"), *out = read_text("out");
+        assert_int_equal(strcspn(log, "\n") + 1, strlen(log));
+        assert_non_null(strstr(log, "--device"));
+        assert_int_equal(strlen(out), 0);
+        mem_free(log);
+        mem_free(out);
+    }
+}
+
+static void a_device_of_this_machine_is_planned_as_before(void **state)
+{
+    (void)state;
+    write_config("smol", "sequence_len: 64\nmicro_batch_size: 1\ndevice: cuda\n");
+    assert_int_equal(RUN("plan", "config.yaml", "--device", "cpu", "--json"), 0);
+    json_t *o = read_json();
+    assert_null(json_object_get(o, "device"));
+    assert_true(real(o, "peak_memory_bytes") > 0);
+    json_decref(o);
+}
+
+static void data_give_their_own_lengths_and_shares(void **state)
+{
+    (void)state;
+    write_text("data.yaml", "base_model: tiny\ndatasets: [{path: chats.jsonl}]\ndataset_prepared_path: none\n"
+                            "output_dir: run\nsequence_len: 96\nmicro_batch_size: 4\nsample_packing: false\n"
+                            "gradient_accumulation_steps: 2\nnum_epochs: 2\n");
+    assert_int_equal(RUN("plan", "data.yaml", "--device", "l4", "--json"), 0);
+    json_t *o = read_json();
+    assert_true(real(o, "samples") == 40 && real(o, "rows") == 40 && real(o, "total_steps") == 10);
+    assert_true(real(o, "tokens_per_update") > 80 && real(o, "tokens_per_update") < 8 * 96);
+    assert_true(real(o, "max_tokens") >= real(o, "tokens_per_update") / 2);
+    assert_near(real(o, "run_seconds"), 10 * real(o, "seconds_per_update"), 1e-12);
+    json_decref(o);
+}
+
+static void the_help_lists_every_card(void **state)
+{
+    (void)state;
+    assert_int_equal(RUN("plan", "--help"), 0);
+    char *text = read_text("out");
+    for (int i = 0; i < device_card_count(); i++) {
+        const DeviceCard card = device_card_at(i);
+        if (!strstr(text, card.name)) fail_msg("no %s", card.name);
+    }
+    static const char *const keys[] = {
+        "memory=", "matmul=",     "bandwidth=", "link=", "attention=", "attention-backward=",
+        "launch=", "capability=", "processors", "l2",    "context=",   "workspace="};
+    for (size_t i = 0; i < ARRAY_COUNT(keys); i++)
+        assert_non_null(strstr(text, keys[i]));
+    mem_free(text);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_line_of_json_holds_everything_by_name),
+        cmocka_unit_test(a_plan_of_70b_takes_less_than_two_seconds_and_no_weights),
+        cmocka_unit_test(the_text_names_what_does_not_fit_and_what_the_model_limits),
+        cmocka_unit_test(wrong_cards_end_with_one_error_and_exit_2),
+        cmocka_unit_test(a_device_of_this_machine_is_planned_as_before),
+        cmocka_unit_test(data_give_their_own_lengths_and_shares),
+        cmocka_unit_test(the_help_lists_every_card),
+    };
+    return cmocka_run_group_tests(tests, setup_program, teardown);
+}
