@@ -4,6 +4,9 @@
  * A primitive is compiled for everything but the number of rows: packing off, each micro-batch has another one. Each
  * lane (all threads together, or one thread on its own) has a table of primitives with their memory objects, and one
  * scratch block that they share. After each shape has been seen once nothing of ours is allocated.
+ *
+ * Its f32 kernels point the stack pointer into a heap block when they add up many products. No signal handler may run on
+ * a thread that is in there (trainer/signals.h).
  */
 #include "backend/matmul_cpu.h"
 #include "base/mem.h"

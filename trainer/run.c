@@ -171,7 +171,7 @@ static bool train(Trainer *t, const char *checkpoint, Err *err)
     t->saved_step = checkpoint ? t->state.step : -1;
     t->started_step = t->state.step;
     t->started_at = t->saved_at = process_seconds();
-    if (!t->options->no_signals) signals_install();
+    if (!t->options->no_signals) signals_listen();
     bool ok = loop_run(t, &stopped, err);
     if (ok && stopped)
         ok = interrupted(t, err);
@@ -210,6 +210,7 @@ bool run_train(const Config *config, const RunOptions *options, RunReport *repor
     t->config = config;
     t->options = options;
     t->report = report;
+    if (!options->no_signals) TRY(signals_open(err)); /* no thread of the process is older */
     TRY(open_folder(t, CONFIG_GET(config, output_dir), err));
     TRY(open_inputs(t, err));
     TRY(make_plan(t, err));

@@ -15,7 +15,7 @@ typedef struct RunOptions {
     BackendHooks hooks;      /* storage and brackets of a test backend */
     bool reference;          /* plain matrix products */
     int64_t interrupt_after; /* as if SIGTERM came after so many micro-batches of this run; 0: never */
-    bool no_signals;         /* leave the process's signal handlers alone */
+    bool no_signals;         /* leave the process's signals alone */
 } RunOptions;
 
 typedef struct RunReport {
