@@ -29,6 +29,10 @@ bool cuda_failed(const Backend *be);
 enum { CUDA_STAGE_MAX = 16 << 20 };
 const void *cuda_stage(Backend *be, const void *host, size_t bytes);
 
+/* Device memory for what one operation hands from kernel to kernel; 256-byte aligned. The next operation overwrites it. */
+enum { CUDA_SCRATCH_BYTES = 64 << 10 };
+void *cuda_scratch(const Backend *be);
+
 /* Streaming multiprocessors of the device; launches that loop over their work use a multiple of it. */
 int cuda_multiprocessors(const Backend *be);
 

@@ -128,6 +128,23 @@ template <class F> static inline void cuda_typed(DType dtype, const F &f)
     }
 }
 
+/* --- rows --- */
+
+/* Rows of a tensor as kernels see them. */
+template <class T> struct Rows {
+    T *data;
+    int64_t stride;
+    __device__ T *at(int64_t row, int64_t col) const
+    {
+        return data + row * stride + col;
+    }
+};
+
+template <class T> static inline Rows<T> cuda_rows(const Tensor *t)
+{
+    return Rows<T>{static_cast<T *>(t->data), t->stride};
+}
+
 /* --- loops over work --- */
 
 /*
@@ -138,6 +155,13 @@ static inline unsigned cuda_blocks(const Backend *be, int64_t items, int each)
 {
     const int64_t most = static_cast<int64_t>(cuda_multiprocessors(be)) * each;
     return static_cast<unsigned>(items < most ? items : most);
+}
+
+/* The same for `threads` threads a block, each of which takes an item at a time; fills every multiprocessor. */
+static inline unsigned cuda_thread_blocks(const Backend *be, int64_t items, int threads)
+{
+    enum { RESIDENT = 2048 }; /* threads of a multiprocessor, at most */
+    return cuda_blocks(be, ceil_div(items, threads), RESIDENT / threads);
 }
 
 /* The first item of this thread and the distance to its next one, for loops over single elements or packs. */

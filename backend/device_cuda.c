@@ -43,6 +43,12 @@ bool cuda_failed(const Backend *be)
     return be->fault.code != ERR_NONE;
 }
 
+/* It lies behind the staging area. */
+void *cuda_scratch(const Backend *be)
+{
+    return be->cuda->stage.device + CUDA_STAGE_MAX;
+}
+
 void cuda_note(Backend *be, cudaError_t e, const char *what)
 {
     if (e != cudaSuccess && !cuda_failed(be)) (void)device_fault(&be->fault, e, what);
@@ -113,7 +119,8 @@ static bool open_staging(CudaState *c, Err *err)
         CUDA_TRY(cudaEventCreateWithFlags(&c->copies[i].done, cudaEventDisableTiming), "creating an event");
     }
     CUDA_TRY(cudaMallocHost((void **)&c->stage.pinned, CUDA_STAGE_MAX), "taking pinned host memory");
-    CUDA_TRY(cudaMalloc((void **)&c->stage.device, CUDA_STAGE_MAX), "taking device memory for small arrays");
+    CUDA_TRY(cudaMalloc((void **)&c->stage.device, CUDA_STAGE_MAX + CUDA_SCRATCH_BYTES),
+             "taking device memory for small arrays");
     return true;
 }
 

@@ -163,6 +163,7 @@ static const ElementwiseOps elementwise_ops_cpu = {
 
 static const ElementwiseOps *const elementwise_ops[BACKEND_COUNT] = {
     [BACKEND_CPU] = &elementwise_ops_cpu,
+    [BACKEND_CUDA] = CUDA_OPS(elementwise_ops_cuda),
 };
 
 void tensor_zero(Backend *be, const Tensor *out)
