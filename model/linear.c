@@ -2,6 +2,7 @@
 
 #include "backend/elementwise.h"
 #include "backend/matmul.h"
+#include "model/fill.h"
 #include "model/rows.h"
 #include "model/thin.h"
 
@@ -61,44 +62,22 @@ int64_t linear_gradient_scratch(const Linear *l, int64_t n)
 
 /* ---- the buffer ---- */
 
-/* s B beside the rows of this matrix and A below the group; everything else in those strips stays zero. */
-static void put_adapter(const LinearWork *w, const Linear *l, const LinearPart *part, const Tensor *buffer)
+static void fill(const LinearWork *w, const Linear *l, const Tensor *buffer, bool weights)
 {
-    const LoraAdapter *ad = part->adapter;
-    const Tensor a = lora_param(&w->params, &w->lora->table.items[ad->a]);
-    const Tensor b = lora_param(&w->params, &w->lora->table.items[ad->b]);
-    const Tensor rows = tensor_slice_rows(buffer, l->rows + part->first_side, ad->r);
-    const Tensor below = tensor_slice_cols(&rows, 0, l->cols);
-    const Tensor own_rows = tensor_slice_rows(buffer, part->first_row, part->rows);
-    const Tensor beside = tensor_slice_cols(&own_rows, l->cols + part->first_side, ad->r);
-    tensor_scale(w->be, &below, &a, 1.0f);
-    tensor_scale(w->be, &beside, &b, ad->scale);
-}
-
-static void put_adapters(const LinearWork *w, const Linear *l, const Tensor *buffer)
-{
-    if (l->side == 0) return;
-    const Tensor below = tensor_slice_rows(buffer, l->rows, l->side);
-    const Tensor rows = tensor_slice_rows(buffer, 0, l->rows);
-    const Tensor beside = tensor_slice_cols(&rows, l->cols, l->side);
-    tensor_zero(w->be, &below);
-    tensor_zero(w->be, &beside);
-    for (int i = 0; i < l->count; i++) {
-        if (l->parts[i].adapter) put_adapter(w, l, &l->parts[i], buffer);
-    }
-}
-
-static void put_weights(const LinearWork *w, const Linear *l, const Tensor *buffer)
-{
+    Fill f = {.buffer = *buffer, .rows = l->rows, .cols = l->cols, .side = l->side, .count = l->count};
     for (int i = 0; i < l->count; i++) {
         const LinearPart *part = &l->parts[i];
-        const Tensor rows = tensor_slice_rows(buffer, part->first_row, part->rows);
-        const Tensor to = tensor_slice_cols(&rows, 0, l->cols);
-        if (part->quantized)
-            quant_decode(w->be, &to, &part->quant);
-        else
-            tensor_copy(w->be, &to, &part->plain);
+        FillPart *to = &f.parts[i];
+        *to = (FillPart){.rows = part->rows, .first_row = part->first_row, .plain = part->plain};
+        if (part->quantized) to->quant = &part->quant;
+        if (!part->adapter) continue;
+        to->rank = part->adapter->r;
+        to->first_side = part->first_side;
+        to->scale = part->adapter->scale;
+        to->a = lora_param(&w->params, &w->lora->table.items[part->adapter->a]);
+        to->b = lora_param(&w->params, &w->lora->table.items[part->adapter->b]);
     }
+    fill_buffer(w->be, &f, weights);
 }
 
 /* The filled buffer (O + R, K + R). */
@@ -106,8 +85,7 @@ static Tensor buffer_fill(const LinearWork *w, Linear *l)
 {
     if (l->resident) {
         if (!l->kept_fresh) {
-            put_weights(w, l, &l->kept);
-            put_adapters(w, l, &l->kept);
+            fill(w, l, &l->kept, true);
             l->kept_fresh = true;
         }
         return l->kept;
@@ -115,15 +93,14 @@ static Tensor buffer_fill(const LinearWork *w, Linear *l)
     const Tensor flat = tensor_slice_flat(&w->weights[l->slot], 0, linear_buffer(l));
     const Tensor buffer = tensor_matrix(flat.data, flat.dtype, l->rows + l->side, l->cols + l->side);
     if (w->held[l->slot] == l) return buffer;
-    put_weights(w, l, &buffer);
-    put_adapters(w, l, &buffer);
+    fill(w, l, &buffer, true);
     w->held[l->slot] = l;
     return buffer;
 }
 
 void linear_refresh(const LinearWork *w, Linear *l)
 {
-    if (l->resident && l->kept_fresh) put_adapters(w, l, &l->kept);
+    if (l->resident && l->kept_fresh && l->side > 0) fill(w, l, &l->kept, false);
     if (w->held[l->slot] == l) w->held[l->slot] = NULL;
 }
 

@@ -9,6 +9,7 @@
 
 #include "model/attention.h"
 #include "model/embedding.h"
+#include "model/fill.h"
 #include "model/thin.h"
 
 #ifdef __cplusplus
@@ -58,6 +59,10 @@ typedef struct CrossEntropyOps {
                 float smoothing, float scale);
 } CrossEntropyOps;
 
+typedef struct FillOps {
+    void (*fill)(Backend *be, const Fill *f, bool weights);
+} FillOps;
+
 typedef struct ThinOps {
     void (*forward)(Backend *be, const Thin *t, const Tensor *y, const Tensor *x, float *scratch);
 } ThinOps;
@@ -70,6 +75,7 @@ extern const AttentionOps attention_ops_cuda;
 extern const EmbeddingOps embedding_ops_cuda;
 extern const RowsOps rows_ops_cuda;
 extern const CrossEntropyOps cross_entropy_ops_cuda;
+extern const FillOps fill_ops_cuda;
 extern const ThinOps thin_ops_cuda;
 #endif
 

@@ -1,0 +1,39 @@
+/*
+ * fill.h - the buffer of a group of matrices with their adapters (linear.h) from what is stored.
+ *
+ * buffer (O + R, K + R) in the compute type: decoded W, beside it s B, below it A; the rest of both strips is zero and
+ * the corner is left as it is. On CUDA the whole group is one launch, which reads the codes once and writes the buffer
+ * once. Matrices that are not quantized are copied.
+ */
+#pragma once
+
+#include "quant/nf4.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { FILL_PARTS_MAX = 3 };
+
+typedef struct FillPart {
+    int64_t rows, first_row;
+    const QuantMatrix *quant; /* null: `plain` */
+    Tensor plain;             /* (rows, K) in the compute type */
+    int64_t rank, first_side; /* rank 0: no adapter */
+    Tensor a, b;              /* (rank, K), (rows, rank) f32 */
+    float scale;
+} FillPart;
+
+typedef struct Fill {
+    Tensor buffer;
+    int64_t rows, cols, side; /* O, K, R */
+    FillPart parts[FILL_PARTS_MAX];
+    int count;
+} Fill;
+
+/* `weights` false: only the strips of the adapters. */
+void fill_buffer(Backend *be, const Fill *f, bool weights);
+
+#ifdef __cplusplus
+}
+#endif
