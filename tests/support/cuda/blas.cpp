@@ -11,7 +11,7 @@
 #include "fault.h"
 #include "stream.h"
 
-#include <cublas_v2.h>
+#include <cublas_api.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,8 +54,8 @@ bool sizes_valid(const BlasProduct &p)
 void check_memory(const char *what, const char *name, const BlasMatrix &matrix, int rows, int columns)
 {
     if (rows == 0 || columns == 0) return;
-    const size_t elements = static_cast<size_t>(matrix.stride) * static_cast<size_t>(columns - 1) +
-                            static_cast<size_t>(rows);
+    const size_t elements =
+        static_cast<size_t>(matrix.stride) * static_cast<size_t>(columns - 1) + static_cast<size_t>(rows);
     const size_t bytes = elements * blas_element_bytes(matrix.type);
     if (device_contains(matrix.data, bytes)) return;
     const char *where = device_describe(matrix.data);
@@ -85,7 +85,8 @@ BlasMatrix matrix_of(const void *data, cudaDataType type, int stride, cublasOper
 
 void advance(BlasMatrix *matrix, long long elements)
 {
-    matrix->data = static_cast<char *>(matrix->data) + elements * static_cast<long long>(blas_element_bytes(matrix->type));
+    matrix->data =
+        static_cast<char *>(matrix->data) + elements * static_cast<long long>(blas_element_bytes(matrix->type));
 }
 } // namespace
 
@@ -175,34 +176,31 @@ cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation
     return CUBLAS_STATUS_SUCCESS;
 }
 
+/* The headers give C++ overloads of these two; the exported ones are those with a compute type. */
+using Gemm = cublasStatus_t (*)(cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int, const void *,
+                                const void *, cudaDataType, int, const void *, cudaDataType, int, const void *, void *,
+                                cudaDataType, int, cublasComputeType_t, cublasGemmAlgo_t);
+using GemmBatched = cublasStatus_t (*)(cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int,
+                                       const void *, const void *, cudaDataType, int, long long, const void *,
+                                       cudaDataType, int, long long, const void *, void *, cudaDataType, int, long long,
+                                       int, cublasComputeType_t, cublasGemmAlgo_t);
+
 void *cuda_emulated_blas_symbol(const char *name)
 {
-    static const struct {
-        const char *name;
-        void *function;
-    } functions[] = {
-#define FUNCTION(symbol) {#symbol, reinterpret_cast<void *>(&symbol)}
-        FUNCTION(cublasCreate_v2),
-        FUNCTION(cublasDestroy_v2),
-        FUNCTION(cublasGetVersion_v2),
-        FUNCTION(cublasSetStream_v2),
-        FUNCTION(cublasSetWorkspace_v2),
-        FUNCTION(cublasSetMathMode),
-        {"cublasGemmEx",
-         reinterpret_cast<void *>(static_cast<cublasStatus_t (*)(
-             cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int, const void *, const void *,
-             cudaDataType, int, const void *, cudaDataType, int, const void *, void *, cudaDataType, int,
-             cublasComputeType_t, cublasGemmAlgo_t)>(&cublasGemmEx))},
-        {"cublasGemmStridedBatchedEx",
-         reinterpret_cast<void *>(static_cast<cublasStatus_t (*)(
-             cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int, const void *, const void *,
-             cudaDataType, int, long long, const void *, cudaDataType, int, long long, const void *, void *,
-             cudaDataType, int, long long, int, cublasComputeType_t, cublasGemmAlgo_t)>(&cublasGemmStridedBatchedEx))},
-    };
     const char *chosen = getenv("QLORA_CUDA_BLAS");
     if (chosen != nullptr && strcmp(chosen, "missing") == 0) return nullptr;
-    for (const auto &function : functions)
-        if (strcmp(function.name, name) == 0) return function.function;
+    if (strcmp(name, "cublasGemmEx") == 0) return reinterpret_cast<void *>(static_cast<Gemm>(cublasGemmEx));
+    if (strcmp(name, "cublasGemmStridedBatchedEx") == 0)
+        return reinterpret_cast<void *>(static_cast<GemmBatched>(cublasGemmStridedBatchedEx));
+#define FUNCTION(symbol)                                                                                               \
+    if (strcmp(name, #symbol) == 0) return reinterpret_cast<void *>(symbol)
+    FUNCTION(cublasCreate_v2);
+    FUNCTION(cublasDestroy_v2);
+    FUNCTION(cublasGetVersion_v2);
+    FUNCTION(cublasSetStream_v2);
+    FUNCTION(cublasSetWorkspace_v2);
+    FUNCTION(cublasSetMathMode);
+#undef FUNCTION
     return nullptr;
 }
 

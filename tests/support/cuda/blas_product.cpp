@@ -42,7 +42,8 @@ std::vector<float> pack(const BlasMatrix &matrix, int count, int k, int width, b
     std::vector<float> packed(static_cast<size_t>(strips) * static_cast<size_t>(width) * static_cast<size_t>(k));
     const size_t stride = static_cast<size_t>(matrix.stride);
     for (int i = 0; i < count; i++) {
-        float *to = packed.data() + static_cast<size_t>(i / width) * static_cast<size_t>(width) * static_cast<size_t>(k);
+        float *to =
+            packed.data() + static_cast<size_t>(i / width) * static_cast<size_t>(width) * static_cast<size_t>(k);
         to += i % width;
         for (size_t p = 0; p < static_cast<size_t>(k); p++, to += width)
             *to = read(matrix, along_k ? p + stride * static_cast<size_t>(i) : p * stride + static_cast<size_t>(i));
@@ -66,8 +67,8 @@ void store_tile(const BlasProduct &p, const Column sums[WIDE], int row, int colu
 {
     for (int j = 0; j < WIDE && column + j < p.n; j++)
         for (int i = 0; i < TALL && row + i < p.m; i++) {
-            const size_t at = static_cast<size_t>(column + j) * static_cast<size_t>(p.c.stride) +
-                              static_cast<size_t>(row + i);
+            const size_t at =
+                static_cast<size_t>(column + j) * static_cast<size_t>(p.c.stride) + static_cast<size_t>(row + i);
             const float product = p.alpha * sums[j][i];
             write(p.c, at, p.beta == 0.0f ? product : product + p.beta * read(p.c, at));
         }
