@@ -149,12 +149,12 @@ template <class T> static inline Rows<T> cuda_rows(const Tensor *t)
 
 /*
  * Blocks of a launch that loops over `items` (one block takes one at a time): as many as run at once, `each` on a
- * multiprocessor. Results must not depend on it.
+ * multiprocessor. Results must not depend on it. One that finds nothing to do when there is no item.
  */
 static inline unsigned cuda_blocks(const Backend *be, int64_t items, int each)
 {
     const int64_t most = static_cast<int64_t>(cuda_multiprocessors(be)) * each;
-    return static_cast<unsigned>(items < most ? items : most);
+    return static_cast<unsigned>(max(min(items, most), static_cast<int64_t>(1)));
 }
 
 /* The same for `threads` threads a block, each of which takes an item at a time; fills every multiprocessor. */
@@ -162,6 +162,20 @@ static inline unsigned cuda_thread_blocks(const Backend *be, int64_t items, int 
 {
     enum { RESIDENT = 2048 }; /* threads of a multiprocessor, at most */
     return cuda_blocks(be, ceil_div(items, threads), RESIDENT / threads);
+}
+
+/* Bytes of dynamic shared memory that a block can ask for (CUDA_SHARED_LIMIT above 48 KiB). */
+static inline size_t cuda_shared_most(const Backend *be)
+{
+    switch (cuda_capability(be)) {
+    case 75: return 64 << 10;
+    case 80:
+    case 87: return 163 << 10;
+    case 90:
+    case 100:
+    case 103: return 227 << 10;
+    default: return 99 << 10; /* 8.6, 8.9, 12.0 and what is newer */
+    }
 }
 
 /* The first item of this thread and the distance to its next one, for loops over single elements or packs. */

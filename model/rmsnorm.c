@@ -93,6 +93,7 @@ static const RmsnormOps rmsnorm_ops_cpu = {.forward = forward_cpu, .backward = b
 
 static const RmsnormOps *const rmsnorm_ops[BACKEND_COUNT] = {
     [BACKEND_CPU] = &rmsnorm_ops_cpu,
+    [BACKEND_CUDA] = CUDA_OPS(rmsnorm_ops_cuda),
 };
 
 static void check(const Tensor *y, const Tensor *x, const Tensor *w)

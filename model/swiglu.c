@@ -56,6 +56,7 @@ static const SwigluOps swiglu_ops_cpu = {.forward = forward_cpu, .backward = bac
 
 static const SwigluOps *const swiglu_ops[BACKEND_COUNT] = {
     [BACKEND_CPU] = &swiglu_ops_cpu,
+    [BACKEND_CUDA] = CUDA_OPS(swiglu_ops_cuda),
 };
 
 static void check(const Tensor *y, const Tensor *gu)
