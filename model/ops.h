@@ -28,6 +28,9 @@ typedef struct RopeOps {
                   bool backward);
 } RopeOps;
 
+/* Rows of the table from position `first` on, into host memory. */
+void rope_table_rows(const Tensor *rows, int64_t first, const float *frequencies, float factor);
+
 typedef struct SwigluOps {
     void (*forward)(Backend *be, const Tensor *y, const Tensor *gu);
     void (*backward)(Backend *be, const Tensor *dgu, const Tensor *dy, const Tensor *gu);

@@ -3,22 +3,29 @@
 #include "backend/cpu.h"
 #include "model/ops.h"
 
-/* --- CPU --- */
+/* --- host --- */
 
 /* The angle is one f32 product, as in Hugging Face; its cosine and sine are taken in f64 and rounded once. */
-static void table_cpu(Backend *be, const Tensor *table, const float *frequencies, float factor)
+void rope_table_rows(const Tensor *rows, int64_t first, const float *frequencies, float factor)
 {
-    (void)be;
-    const int64_t positions = table->shape[0], half = table->shape[1] / 2;
-#pragma omp parallel for schedule(static) if (positions * half > CPU_PARALLEL_MIN)
-    for (int64_t p = 0; p < positions; p++) {
-        float *row = cpu_f32(table) + p * table->stride;
+    const int64_t count = rows->shape[0], half = rows->shape[1] / 2;
+#pragma omp parallel for schedule(static) if (count * half > CPU_PARALLEL_MIN)
+    for (int64_t r = 0; r < count; r++) {
+        float *row = cpu_f32(rows) + r * rows->stride;
         for (int64_t i = 0; i < half; i++) {
-            const float angle = (float)p * frequencies[i];
+            const float angle = (float)(first + r) * frequencies[i];
             row[i] = (float)cos((double)angle) * factor;
             row[half + i] = (float)sin((double)angle) * factor;
         }
     }
+}
+
+/* --- CPU --- */
+
+static void table_cpu(Backend *be, const Tensor *table, const float *frequencies, float factor)
+{
+    (void)be;
+    rope_table_rows(table, 0, frequencies, factor);
 }
 
 /* sign is -1 for the rotation back */
@@ -56,6 +63,7 @@ static const RopeOps rope_ops_cpu = {.table = table_cpu, .apply = apply_cpu};
 
 static const RopeOps *const rope_ops[BACKEND_COUNT] = {
     [BACKEND_CPU] = &rope_ops_cpu,
+    [BACKEND_CUDA] = CUDA_OPS(rope_ops_cuda),
 };
 
 void rope_table(Backend *be, const Tensor *table, const float *frequencies, float attention_factor)
