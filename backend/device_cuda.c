@@ -117,6 +117,7 @@ static bool open_staging(CudaState *c, Err *err)
     for (int i = 0; i < CUDA_COPY_BUFFERS; i++) {
         CUDA_TRY(cudaMallocHost(&c->copies[i].pinned, CUDA_COPY_BYTES), "taking pinned host memory");
         CUDA_TRY(cudaEventCreateWithFlags(&c->copies[i].done, cudaEventDisableTiming), "creating an event");
+        CUDA_TRY(cudaEventRecord(c->copies[i].done, c->stream), "recording an event");
     }
     CUDA_TRY(cudaMallocHost((void **)&c->stage.pinned, CUDA_STAGE_MAX), "taking pinned host memory");
     CUDA_TRY(cudaMalloc((void **)&c->stage.device, CUDA_STAGE_MAX + CUDA_SCRATCH_BYTES),
