@@ -120,7 +120,8 @@ static void rows_and_threads_leave_the_bits_alone(void **state)
             run_make(&again, &whole, dtype, dtype);
             matmul(be, &again.op);
             assert_true(kernel_equal(&r.out, &again.out));
-            if (d == 1 || repeat == 0) { /* f32: the library's own promise ends with the thread count */
+            /* f32: the library's own promise ends with the thread count; cuBLAS chooses kernels by shape */
+            if (!QLORA_TEST_CUDA && (d == 1 || repeat == 0)) {
                 const Tensor a = tensor_slice_rows(&again.a, 100, 60 + repeat),
                              out = tensor_slice_rows(&again.out, 100, 60 + repeat);
                 const Matmul part = {.out = &out, .a = &a, .b = &again.b, .transpose_b = true};
@@ -140,6 +141,8 @@ static void check_gradient(DType dtype, int64_t n, int64_t p, int64_t q)
 {
     const Tensor a = kernel_random(dtype, n, p, p + 2, 4, 1.0f), b = kernel_random(dtype, n, q, q + 4, 5, 1.0f);
     const int64_t floats = matmul_gradient_scratch(n, p, q);
+    /* The CPU adds chunks of 512 rows; a library that adds all rows in turn drifts with their number. */
+    const double bound = 2e-6 * sqrt((double)n) + (QLORA_TEST_CUDA ? 4e-8 * (double)n : 0.0) + 2e-6;
     Tensor first = {0};
     for (int repeat = 0; repeat < 10; repeat++) {
         Backend *be = kernel_backend(1 + repeat % 4, false);
@@ -152,8 +155,8 @@ static void check_gradient(DType dtype, int64_t n, int64_t p, int64_t q)
                 double sum = 0.0;
                 for (int64_t k = 0; k < n; k++)
                     sum += kernel_at(&a, k, i) * kernel_at(&b, k, j);
-                assert_true(fabs(kernel_at(&dw, i, j) - (exact[i * q + j] + 0.5 * sum)) <
-                            2e-6 * sqrt((double)n) + 2e-6);
+                const double error = fabs(kernel_at(&dw, i, j) - (exact[i * q + j] + 0.5 * sum));
+                if (!(error < bound)) fail_msg("%lld rows: error %g, allowed %g", (long long)n, error, bound);
             }
         }
         free(exact);
