@@ -35,6 +35,18 @@ static void duration(char *out, size_t size, double seconds)
     }
 }
 
+/* A number of an update that may have gone wrong. */
+static const char *number_text(char out[32], double value, int digits)
+{
+    if (!isfinite(value)) return "n/a";
+    if (fabs(value) < 1e6) {
+        snprintf(out, 32, "%.*f", digits, value);
+    } else {
+        snprintf(out, 32, "%.3e", value);
+    }
+    return out;
+}
+
 void console_update(const Trainer *t, const UpdateMetrics *m)
 {
     const bool terminal = isatty(STDERR_FILENO), last = m->step == t->plan.total_steps;
@@ -43,10 +55,11 @@ void console_update(const Trainer *t, const UpdateMetrics *m)
     const double each = (process_seconds() - t->started_at) / (double)(done > 0 ? done : 1);
     char left[32];
     duration(left, sizeof left, each * (double)(t->plan.total_steps - m->step));
-    char line[256];
+    char line[256], loss[32], norm[32];
     snprintf(line, sizeof line,
-             "step %" PRId64 "/%" PRId64 "  epoch %.2f  loss %.4f  lr %.2e  norm %.3f  %.0f tok/s  %.2f GB  %s left",
-             m->step, t->plan.total_steps, m->epoch, m->loss, m->learning_rate, m->report.grad_norm,
+             "step %" PRId64 "/%" PRId64 "  epoch %.2f  loss %s%s  lr %.2e  norm %s  %.0f tok/s  %.2f GB  %s left",
+             m->step, t->plan.total_steps, m->epoch, number_text(loss, m->loss, 4),
+             m->report.applied ? "" : " (withheld)", m->learning_rate, number_text(norm, m->report.grad_norm, 3),
              m->seconds > 0 ? (double)m->tokens / m->seconds : 0, (double)m->peak_memory_bytes / 1e9, left);
     if (last) {
         log_plain("%s", line); /* stays on the terminal */
@@ -57,8 +70,9 @@ void console_update(const Trainer *t, const UpdateMetrics *m)
 
 void console_evaluation(const Trainer *t, const EvalMetrics *m)
 {
-    log_info("step %" PRId64 ": eval_loss %.4f, perplexity %.3f over %" PRId64 " tokens in %.1f s%s", m->step, m->loss,
-             exp(m->loss), m->tokens, m->seconds,
+    char loss[32], perplexity[32];
+    log_info("step %" PRId64 ": eval_loss %s, perplexity %s over %" PRId64 " tokens in %.1f s%s", m->step,
+             number_text(loss, m->loss, 4), number_text(perplexity, exp(m->loss), 3), m->tokens, m->seconds,
              t->state.has_best && t->state.best_step == m->step && m->step > 0 ? ", the best so far" : "");
 }
 

@@ -408,6 +408,22 @@ static void a_run_whose_checkpoints_are_all_damaged_says_that_it_starts_anew(voi
     mem_free(log);
 }
 
+static void a_progress_line_says_that_an_update_was_withheld(void **state)
+{
+    (void)state;
+    workspace_write_config("a.yaml", "a",
+                           "max_steps: 4\nlogging_steps: 1\nlearning_rate: 1\nlora_alpha: 1e6\nwarmup_steps: 0\n"
+                           "lr_scheduler: constant\ninit_lora_weights: gaussian\nmax_grad_norm: 0\n"
+                           "adam_epsilon: 1e-30\nweight_decay: 0\nloss_watchdog: {patience: 10, action: skip}\n");
+    assert_int_equal(RUN("train", "a.yaml"), 0);
+    char *log = read_text("log"), *line = strstr(log, "step 4/4");
+    assert_non_null(line);
+    line[strcspn(line, "\n")] = '\0';
+    assert_non_null(strstr(line, "  loss n/a (withheld)  lr 1.00e+00  norm "));
+    assert_null(strstr(line, "nan"));
+    mem_free(log);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -424,6 +440,7 @@ int main(void)
         TEST(tokenize_finds_cached_models_and_names_the_line_of_a_fault),
         TEST(an_empty_name_of_a_model_is_said_to_be_empty),
         TEST(lengths_are_values_that_the_named_share_of_samples_does_not_exceed),
+        TEST(a_progress_line_says_that_an_update_was_withheld),
         TEST(a_run_whose_checkpoints_are_all_damaged_says_that_it_starts_anew),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
