@@ -135,6 +135,7 @@ static bool roll_back(Trainer *t, Err *err)
     }
     const bool ok = saving_restore(t, folder, err);
     if (ok) {
+        watchdog_went_back(&t->state.watchdog);
         log_warn("rolled back to the weights of step %" PRId64 "; the data go on at step %" PRId64, step,
                  t->state.step + 1);
     }

@@ -25,7 +25,11 @@ WatchdogVerdict watchdog_judge(const WatchdogOptions *o, WatchdogState *s, int64
     const int64_t limit = o->patience * (o->action == WATCHDOG_SKIP ? WATCHDOG_SKIP_LIMIT : 1);
     if (s->in_a_row < limit) return WATCHDOG_GO;
     if (o->action != WATCHDOG_ROLLBACK || s->rollbacks >= WATCHDOG_ROLLBACK_LIMIT) return WATCHDOG_GIVE_UP;
+    return WATCHDOG_GO_BACK;
+}
+
+void watchdog_went_back(WatchdogState *s)
+{
     s->rollbacks++;
     s->in_a_row = 0;
-    return WATCHDOG_GO_BACK;
 }

@@ -35,4 +35,7 @@ typedef enum WatchdogVerdict { WATCHDOG_GO, WATCHDOG_GO_BACK, WATCHDOG_GIVE_UP }
 /* After update `step` (from 1): its loss, and whether its gradients were finite. */
 WatchdogVerdict watchdog_judge(const WatchdogOptions *o, WatchdogState *s, int64_t step, double loss, bool applied);
 
+/* After WATCHDOG_GO_BACK, once the weights are back: the count of bad updates in a row starts anew. */
+void watchdog_went_back(WatchdogState *s);
+
 enum { WATCHDOG_SKIP_LIMIT = 10, WATCHDOG_ROLLBACK_LIMIT = 3 };

@@ -116,6 +116,16 @@ static void rolling_back_restores_weights_of_before_and_goes_on_behind_the_data(
         workspace_same("a/checkpoint-00000001/optimizer.safetensors", "a/checkpoint-00000002/optimizer.safetensors"));
 }
 
+static void without_a_checkpoint_to_roll_back_to_the_bad_updates_are_counted(void **state)
+{
+    (void)state;
+    Err err = {0};
+    const char *more = "save_steps: 0\nloss_watchdog: {threshold: 0.001, patience: 2, action: rollback}\n";
+    assert_false(workspace_train("a", more, NULL, NULL, &err));
+    assert_int_equal(err.code, ERR_DIVERGED);
+    assert_non_null(strstr(err.text, "stopped at update 2: 2 bad updates in a row, 2 in all, 0 rollbacks"));
+}
+
 static void a_set_without_a_target_is_refused_before_weights_load(void **state)
 {
     (void)state;
@@ -148,6 +158,7 @@ int main(void)
         TEST(a_loss_that_is_not_finite_stops_the_run_and_reaches_no_weight),
         TEST(skipping_goes_on_to_the_end_without_bad_updates),
         TEST(rolling_back_restores_weights_of_before_and_goes_on_behind_the_data),
+        TEST(without_a_checkpoint_to_roll_back_to_the_bad_updates_are_counted),
         TEST(a_set_without_a_target_is_refused_before_weights_load),
         TEST(an_adapter_with_non_finite_values_is_refused),
     };

@@ -70,6 +70,10 @@ static void rolling_back_gives_up_after_some_times(void **state)
         assert_int_equal(watchdog_judge(&o, &s, ++step, 6, true), WATCHDOG_GO);
         assert_int_equal(watchdog_judge(&o, &s, ++step, 6, true), WATCHDOG_GO_BACK);
         assert_int_equal(s.first_bad, step - 1);
+        assert_int_equal(s.in_a_row, 2); /* until the weights are back */
+        watchdog_went_back(&s);
+        assert_int_equal(s.in_a_row, 0);
+        assert_int_equal(s.rollbacks, i + 1);
     }
     assert_int_equal(watchdog_judge(&o, &s, ++step, 6, true), WATCHDOG_GO);
     assert_int_equal(watchdog_judge(&o, &s, ++step, 6, true), WATCHDOG_GIVE_UP);
