@@ -55,6 +55,7 @@ static const RowsOps rows_ops_cpu = {.gather = gather_cpu, .scatter = scatter_cp
 
 static const RowsOps *const rows_ops[BACKEND_COUNT] = {
     [BACKEND_CPU] = &rows_ops_cpu,
+    [BACKEND_CUDA] = CUDA_OPS(rows_ops_cuda),
 };
 
 static void check_move(const Tensor *few, const Tensor *many, const Tensor *index)
