@@ -9,6 +9,11 @@
 #include <string.h>
 #include <strings.h>
 
+static bool is_regex(const LoraOptions *o)
+{
+    return !o->targets && o->target_regex && strcasecmp(o->target_regex, "all-linear") != 0;
+}
+
 static bool options_check(const LoraOptions *o, Err *err)
 {
     if (o->r < 1 || o->r > LORA_RANK_MAX)
@@ -18,8 +23,7 @@ static bool options_check(const LoraOptions *o, Err *err)
         return FAIL(err, ERR_CONFIG, "lora_dropout = %g is outside of 0 <= p < 1", o->dropout);
     if (o->loraplus_lr_ratio != 0 && !(o->loraplus_lr_ratio >= 1 && isfinite(o->loraplus_lr_ratio)))
         return FAIL(err, ERR_CONFIG, "loraplus_lr_ratio = %g is below 1", o->loraplus_lr_ratio);
-    const bool regex = !o->targets && o->target_regex && strcasecmp(o->target_regex, "all-linear") != 0;
-    if (regex && o->layers)
+    if (is_regex(o) && o->layers)
         return FAIL(err, ERR_CONFIG,
                     "layers_to_transform cannot be combined with a regular expression in lora_target_modules; write "
                     "the layers into the expression");
@@ -72,6 +76,15 @@ static bool check_hits(const LoraOptions *o, const int *hits, int adapters, Err 
                     "lora_target_modules: \"%s\" matches no linear layer of this model; its layers have q_proj, "
                     "k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj",
                     text_printable(shown, sizeof shown, o->targets[i], strlen(o->targets[i])));
+    }
+    if (adapters == 0 && is_regex(o)) {
+        char shown[256];
+        return FAIL(
+            err, ERR_CONFIG,
+            "lora_target_modules: \"%s\" is one text, so a regular expression for a whole path such as "
+            "model.layers.0.self_attn.q_proj, and none is left that matches; to name modules write a list, such "
+            "as [q_proj, v_proj]",
+            text_printable(shown, sizeof shown, o->target_regex, strlen(o->target_regex)));
     }
     if (adapters == 0)
         return FAIL(

@@ -102,7 +102,7 @@ static void a_target_that_matches_nothing_is_an_error(void **state)
     create_fails(bad, "\"self_attn\"");
     bad = o;
     bad.target_regex = "q_proj"; /* has to match the whole path */
-    create_fails(bad, "leaves no module to train");
+    create_fails(bad, "\"q_proj\" is one text, so a regular expression");
     bad.target_regex = "(q_proj";
     create_fails(bad, "is no regular expression");
     bad.target_regex = ".*q_proj";
