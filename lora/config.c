@@ -134,6 +134,22 @@ static bool read_layers(LoraOptions *o, Storage *s, const char *path, Err *err)
     return true;
 }
 
+/* Where PEFT looks for the number of a layer: "layers" is the only list of layers that our models have. */
+static bool check_layers_pattern(const json_t *root, const char *path, Err *err)
+{
+    const json_t *pattern = json_object_get(root, "layers_pattern");
+    const char *name = json_string_value(pattern);
+    bool known = !truthy(pattern) || (name && (!*name || strcmp(name, "layers") == 0));
+    for (size_t i = 0; i < json_array_size(pattern); i++) {
+        const char *item = json_string_value(json_array_get(pattern, i));
+        known |= item && strcmp(item, "layers") == 0;
+    }
+    return known || FAIL(err, ERR_MODEL,
+                         "%s: \"layers_pattern\" does not name \"layers\", the list of layers of this model; name the "
+                         "modules in target_modules",
+                         path);
+}
+
 static bool read_patterns(LoraPattern **out, int *count, const json_t *root, const char *key, const char *path,
                           Err *err)
 {
@@ -165,9 +181,7 @@ static bool read_options(LoraOptions *o, Storage *s, const char *path, Err *err)
     if (!json_get_real(&o->dropout, root, "lora_dropout", path, err)) return false;
     if (!json_get_bool(&o->use_rslora, root, "use_rslora", path, err)) return false;
     o->r = (int)r;
-    if (truthy(json_object_get(root, "layers_pattern")))
-        return FAIL(err, ERR_MODEL, "%s: \"layers_pattern\" is not supported; name the modules in target_modules",
-                    path);
+    if (!check_layers_pattern(root, path, err)) return false;
     if (!read_targets(o, s, path, err) || !read_exclude(o, s, path, err) || !read_layers(o, s, path, err)) return false;
     if (!read_patterns(&s->ranks, &o->rank_pattern_count, root, "rank_pattern", path, err)) return false;
     if (!read_patterns(&s->alphas, &o->alpha_pattern_count, root, "alpha_pattern", path, err)) return false;

@@ -119,6 +119,43 @@ static void a_target_that_matches_nothing_is_an_error(void **state)
     create_fails(bad, "leaves no module to train");
 }
 
+static int adapters_of(const char *folder, const char *config)
+{
+    LoraConfigFile file;
+    Lora l;
+    rig_write(folder, "adapter_config.json", config, strlen(config));
+    MUST(lora_config_read(&file, folder, &rig_err));
+    MUST(lora_create(&l, rig_modules, RIG_MODULES, &file.options, &rig_err));
+    const int count = l.count;
+    for (int i = 0; i < count; i++)
+        assert_int_equal(rig_modules[l.adapters[i].module].layer, 1);
+    lora_free(&l);
+    lora_config_free(&file);
+    return count;
+}
+
+#define ONE_LAYER "{\"peft_type\": \"LORA\", \"target_modules\": [\"q_proj\"], \"layers_to_transform\": [1]"
+
+static void a_pattern_that_names_our_list_of_layers_changes_nothing(void **state)
+{
+    (void)state;
+    rig_make_modules();
+    char *folder = rig_folder();
+    assert_int_equal(adapters_of(folder, ONE_LAYER "}"), 1);
+    assert_int_equal(adapters_of(folder, ONE_LAYER ", \"layers_pattern\": \"\"}"), 1);
+    assert_int_equal(adapters_of(folder, ONE_LAYER ", \"layers_pattern\": \"layers\"}"), 1);
+    assert_int_equal(adapters_of(folder, ONE_LAYER ", \"layers_pattern\": [\"h\", \"layers\"]}"), 1);
+    static const char *const others[] = {ONE_LAYER ", \"layers_pattern\": \"h\"}",
+                                         ONE_LAYER ", \"layers_pattern\": [\"h\", 3]}",
+                                         ONE_LAYER ", \"layers_pattern\": 3}"};
+    for (int i = 0; i < 3; i++) {
+        LoraConfigFile file;
+        rig_write(folder, "adapter_config.json", others[i], strlen(others[i]));
+        EXPECT_FAILURE(lora_config_read(&file, folder, &rig_err), ERR_MODEL, "does not name \"layers\"");
+    }
+    rig_remove(folder);
+}
+
 static void options_out_of_range_are_named(void **state)
 {
     (void)state;
@@ -230,6 +267,7 @@ int main(void)
         cmocka_unit_test(modules_ranks_and_scales_are_those_of_peft),
         cmocka_unit_test(a_saved_config_means_the_same_modules),
         cmocka_unit_test(a_target_that_matches_nothing_is_an_error),
+        cmocka_unit_test(a_pattern_that_names_our_list_of_layers_changes_nothing),
         cmocka_unit_test(options_out_of_range_are_named),
         cmocka_unit_test(loraplus_speeds_up_b_only),
         cmocka_unit_test(parameters_do_not_share_blocks),
