@@ -60,6 +60,9 @@ static bool take_option(CommandLine *line, int argc, char **argv, int *at, Err *
         if (*at + 1 >= argc) return FAIL(err, ERR_ARG, "--%s needs a value: --%s %s", o->name, o->name, o->argument);
         value = argv[++*at];
     }
+    if (!*value && strcmp(o->argument, "TEXT") != 0) { /* a shell variable that was never set, mostly */
+        return FAIL(err, ERR_ARG, "--%s is empty: --%s %s", o->name, o->name, o->argument);
+    }
     line->values[i] = value;
     if (strcmp(o->name, "set") == 0) line->sets[line->set_count++] = value;
     return true;

@@ -9,10 +9,14 @@
 #include <cmocka.h>
 
 static const CommandOption options[] = {
-    COMMAND_SET, COMMAND_JSON, {"count", "N", "a number"}
+    COMMAND_SET,
+    COMMAND_JSON,
+    {"count",   "N",      "a number"},
+    {"adapter", "FOLDER", "a folder"},
+    {"prompt",  "TEXT",   "a text"  }
 };
 static const Command command = {
-    .name = "try", .files = "FILE", .min_files = 1, .max_files = 1, .options = options, .option_count = 3};
+    .name = "try", .files = "FILE", .min_files = 1, .max_files = 1, .options = options, .option_count = 5};
 
 static bool parse(CommandLine *line, Err *err, int argc, const char *const *words)
 {
@@ -57,6 +61,16 @@ static void two_dashes_end_the_options(void **state)
     command_line_free(&line);
 }
 
+static void a_text_may_be_empty(void **state)
+{
+    (void)state;
+    Err err = {0};
+    CommandLine line = {0};
+    assert_true(PARSE(&line, &err, "file", "--prompt", ""));
+    assert_string_equal(command_text(&line, "prompt"), "");
+    command_line_free(&line);
+}
+
 static void mistakes_are_usage_errors_that_help(void **state)
 {
     (void)state;
@@ -64,14 +78,17 @@ static void mistakes_are_usage_errors_that_help(void **state)
         const char *words[3];
         const char *says;
     } cases[] = {
-        {{"file", "--jsn", NULL},        "did you mean \"--json\"?"},
-        {{"file", "-j", NULL},           "unknown option \"-j\""   },
-        {{"file", "--xyzzyxyzzy", NULL}, "--help"                  },
-        {{"file", "--json=1", NULL},     "takes no value"          },
-        {{"file", "--count", NULL},      "needs a value"           },
-        {{"file", "other", NULL},        "one argument too many"   },
-        {{"--json", NULL, NULL},         "something is missing"    },
-        {{"file", "--\x1b[31m", NULL},   "\\x1B"                   },
+        {{"file", "--jsn", NULL},        "did you mean \"--json\"?"            },
+        {{"file", "-j", NULL},           "unknown option \"-j\""               },
+        {{"file", "--xyzzyxyzzy", NULL}, "--help"                              },
+        {{"file", "--json=1", NULL},     "takes no value"                      },
+        {{"file", "--count", NULL},      "needs a value"                       },
+        {{"file", "--adapter=", NULL},   "--adapter is empty: --adapter FOLDER"},
+        {{"file", "--adapter", ""},      "--adapter is empty"                  },
+        {{"file", "--count", ""},        "--count is empty"                    },
+        {{"file", "other", NULL},        "one argument too many"               },
+        {{"--json", NULL, NULL},         "something is missing"                },
+        {{"file", "--\x1b[31m", NULL},   "\\x1B"                               },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         Err err = {0};
@@ -88,7 +105,7 @@ static void mistakes_are_usage_errors_that_help(void **state)
 static void numbers_out_of_range_are_refused(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"0", "11", "x", "", "5x", "99999999999999999999", "1.5"};
+    static const char *const bad[] = {"0", "11", "x", "5x", "99999999999999999999", "1.5"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         Err err = {0};
         CommandLine line = {0};
@@ -126,6 +143,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(options_may_stand_before_and_after_the_file),
         cmocka_unit_test(two_dashes_end_the_options),
+        cmocka_unit_test(a_text_may_be_empty),
         cmocka_unit_test(mistakes_are_usage_errors_that_help),
         cmocka_unit_test(numbers_out_of_range_are_refused),
         cmocka_unit_test(things_are_due_by_steps_or_by_epochs),
