@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "trainer/command.h"
 #include "trainer/device.h"
+#include "trainer/host_speed.h"
 #include "trainer/plan_device.h"
 #include "trainer/run.h"
 
@@ -62,11 +63,23 @@ static bool print_text(Text *text, bool json, bool ok)
     return ok;
 }
 
-static bool plan_here(Session *s, const Prompts *prompts, bool json, Err *err)
+/* Speed of the processor, from a measurement of a fraction of a second; a card of this machine has its figures. */
+static bool estimate(Plan *plan, const Session *s, Err *err)
+{
+    DeviceCard card;
+    if (backend_kind(s->backend) != BACKEND_CPU) return true;
+    return host_speed_measure(&card, s->backend, source_spec(s->source), &s->settings.model, plan->max_tokens,
+                              CONFIG_GET(s->config, sequence_len), err) &&
+           plan_time(&plan->time, plan, s, &card, err);
+}
+
+static bool plan_here(Session *s, const CommandLine *line, const Prompts *prompts, Err *err)
 {
     Plan plan;
     Text text = {0};
+    const bool json = command_flag(line, "json");
     if (!plan_make(&plan, s, prompts, NULL, err) || !config_check_consumed(s->config, err)) return false;
+    if (command_flag(line, "estimate") && !estimate(&plan, s, err)) return false;
     return print_text(&text, json, json ? plan_json(&plan, s, &text, err) : plan_text(&plan, s, &text, err));
 }
 
@@ -113,7 +126,7 @@ static bool run(const CommandLine *line, Err *err)
     TRY(open_what_is_there(&s, err));
     if (s.tokenizer) TRY(run_sample_prompts(&prompts, &s, err));
     (void)settings_schedule(config, 1);
-    TRY(is_card ? plan_card(&s, &card, &prompts, json, err) : plan_here(&s, &prompts, json, err));
+    TRY(is_card ? plan_card(&s, &card, &prompts, json, err) : plan_here(&s, line, &prompts, err));
     ok = true;
 fail:
     prompts_free(&prompts);
@@ -123,14 +136,15 @@ fail:
 }
 
 static const CommandOption options[] = {
-    {"device", "CARD", "device of this machine, or a card that need not be here: memory, largest sizes, speed"},
+    {"device",   "CARD", "device of this machine, or a card that need not be here: memory, largest sizes, speed" },
+    {"estimate", NULL,   "measure this processor for a fraction of a second and estimate the time of a run on it"},
     COMMAND_SET,
     COMMAND_JSON,
 };
 
 const Command command_plan = {
     .name = "plan",
-    .files = "CONFIG [--device CARD] [--json] [--set KEY=VALUE ...]",
+    .files = "CONFIG [--device CARD] [--estimate] [--json] [--set KEY=VALUE ...]",
     .summary = "Check a configuration and print what it will train, in how many updates and how much memory",
     .details =
         "Needs no weights: config.json or the header of a GGUF file is enough.\n"
@@ -152,6 +166,6 @@ const Command command_plan = {
     .min_files = 1,
     .max_files = 1,
     .options = options,
-    .option_count = 3,
+    .option_count = 4,
     .run = run,
 };

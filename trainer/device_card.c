@@ -20,7 +20,7 @@
 #define CARD(name, cc, sm, memory, context, workspace, l2, tera, giga, forward, backward, link, us)                    \
     {                                                                                                                  \
         name, cc, sm, (memory)*MIB, (context)*MIB, (workspace)*MIB, (l2)*MIB, (tera)*TERA, (giga)*GIGA,                \
-            (forward)*TERA, (backward)*TERA, (link)*GIGA, (us)*1e-6, false                                             \
+            (forward)*TERA, (backward)*TERA, (link)*GIGA, (us)*1e-6, 0, false, false                                   \
     }
 
 static const DeviceCard cards[] = {

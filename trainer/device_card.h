@@ -35,7 +35,9 @@ typedef struct DeviceCard {
     double attention_forward, attention_backward; /* FLOP/s */
     double link;                                  /* bytes/s */
     double launch;                                /* seconds */
+    double decode;                                /* weights/s; 0: bound by `bandwidth` */
     bool changed;                                 /* not the figures of the table */
+    bool measured; /* on this machine in these shapes and types (trainer/host_speed.h): nothing is taken off */
 } DeviceCard;
 
 /* NAME or NAME,key=value,... ; ERR_ARG names the nearest card or key. */

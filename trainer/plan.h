@@ -7,8 +7,10 @@
  */
 #pragma once
 
+#include "base/json.h"
 #include "trainer/generate_text.h"
 #include "trainer/session.h"
+#include "trainer/step_time.h"
 
 typedef struct Plan {
     /* updates; 0 where the data are not there to count */
@@ -31,7 +33,7 @@ typedef struct Plan {
     uint64_t loading;  /* staging while weights stream in */
     uint64_t peak_memory_bytes; /* of the device */
     uint64_t host_memory_bytes; /* on a card: of the host; 0 on the CPU, where it is the same memory */
-    double tokens_per_second;   /* predicted (trainer/step_time.h); 0: no figures of this device */
+    StepTime time;              /* predicted, of an average update; total 0: not asked for, or no figures */
     uint64_t checkpoint_bytes;  /* on disk, each */
 } Plan;
 
@@ -44,13 +46,18 @@ bool plan_count(Plan *out, const Session *s, const Prompts *prompts, Err *err) M
 /* Bytes of one checkpoint on disk; ERR_CONFIG when a 4-bit base was asked for and nothing is quantized. */
 uint64_t plan_checkpoint_bytes(const Plan *p, const Session *s);
 bool plan_check_quantized(const Plan *p, const Session *s, Err *err) MUST_USE;
+/* Needs the model and optimizer of the plan in the session. Without data a micro-batch is full rows of sequence_len,
+ * every token trained. */
+bool plan_time(StepTime *out, const Plan *p, const Session *s, const DeviceCard *card, Err *err) MUST_USE;
 /* Host memory that streaming the weights takes beside the largest tensor's place. */
 uint64_t plan_loading_bytes(const ModelSpec *spec);
 
 /* Tables for people, and {"peak_memory_bytes": ...} for scripts (one line). */
 bool plan_text(const Plan *p, const Session *s, Text *out, Err *err) MUST_USE;
 bool plan_json(const Plan *p, const Session *s, Text *out, Err *err) MUST_USE;
-/* Parts of it: base and trainable parameters; data sets; updates. */
+void plan_time_json(json_t *object, const StepTime *t); /* adds tokens_per_second, seconds_per_update, time, ... */
+/* Parts of them: base and trainable parameters; data sets; terms of an update; updates. */
 bool plan_model_text(const Plan *p, Text *out, Err *err) MUST_USE;
 bool plan_data_text(const Session *s, Text *out, Err *err) MUST_USE;
+bool plan_time_text(const StepTime *t, int64_t total_steps, Text *out, Err *err) MUST_USE;
 bool plan_updates_text(const Plan *p, const Session *s, Text *out, Err *err) MUST_USE;

@@ -1,7 +1,6 @@
 #include "trainer/plan_device.h"
 
 #include "base/log.h"
-#include "base/mem.h"
 #include "trainer/process.h"
 
 #include <string.h>
@@ -250,73 +249,13 @@ static void host_memory(DevicePlan *p, const Session *s)
         p->host_peak += p->host[i];
 }
 
-/* ---- time ---- */
-
-/* Averages of the training data; full rows of trained tokens without any. */
-static void average_batch(StepShape *shape, const DevicePlan *p, const Session *s)
-{
-    shape->tokens = (double)p->counts.max_tokens;
-    shape->segment_tokens = (double)CONFIG_GET(s->config, sequence_len);
-    shape->trained_share = 1;
-    if (!s->train) return;
-    double tokens = 0, squares = 0;
-    for (int64_t i = 0; i < dataset_samples(s->train); i++) {
-        const double length = (double)dataset_sample(s->train, i).tokens;
-        tokens += length;
-        squares += length * length;
-    }
-    double trained = 0;
-    for (int64_t row = 0; row < p->counts.rows; row++)
-        trained += (double)dataset_row_trained(s->train, 0, row);
-    const int64_t rows = p->counts.rows < s->settings.micro_rows ? p->counts.rows : s->settings.micro_rows;
-    shape->tokens = tokens / (double)p->counts.rows * (double)rows;
-    shape->segment_tokens = squares / tokens;
-    shape->trained_share = trained / tokens;
-}
-
-static double read_bytes_a_weight(const ModelSummary *m, const StepShape *shape)
-{
-    const double weights = (double)step_linear_weights(shape->spec);
-    const double saved = (double)(m->quantized_bytes + m->saved_bytes) / 2; /* weights in 4 bits */
-    return ((double)m->quantized_bytes + (weights - saved) * shape->element_bytes) / weights;
-}
-
-static bool predict(DevicePlan *p, const Session *s, Err *err)
-{
-    const Lora *lora = model_lora(s->model);
-    int *ranks = mem_alloc((size_t)lora->module_count, sizeof *ranks, err);
-    if (!ranks) return false;
-    for (int i = 0; i < lora->module_count; i++)
-        ranks[i] = lora->of_module[i] >= 0 ? lora->adapters[lora->of_module[i]].r : 0;
-    StepShape shape = {
-        .spec = source_spec(s->source),
-        .ranks = ranks,
-        .element_bytes = (int)dtype_bytes(s->settings.model.compute),
-        .kept_layers = p->kept_layers,
-        .head_rows = s->settings.model.loss_rows,
-        .dropout = s->settings.model.lora.dropout > 0,
-        .micro_batches = (double)ceil_div(s->settings.update_rows, s->settings.micro_rows),
-        .trainable = lora->table.trainable,
-        .state_bytes = s->settings.optimizer.eight_bit ? 2 + 8.0 / 256 : 8,
-        .paged_bytes = adamw_paged_bytes(s->optimizer),
-    };
-    average_batch(&shape, p, s);
-    shape.read_bytes_a_weight = read_bytes_a_weight(&p->counts.model, &shape);
-    p->time = step_time(&p->card, &shape);
-    mem_free(ranks);
-    p->shape = shape;
-    p->shape.ranks = NULL;
-    p->shape.spec = NULL;
-    return true;
-}
-
 /* Everything else about the chosen shape, which the session holds. */
 static bool describe(DevicePlan *p, const Session *s, Err *err)
 {
     p->counts.model = model_summary(s->model);
     p->counts.kept_layers = p->kept_layers;
     host_memory(p, s);
-    return predict(p, s, err);
+    return plan_time(&p->time, &p->counts, s, &p->card, err);
 }
 
 bool plan_device_make(DevicePlan *out, Session *s, const DeviceCard *card, const Prompts *prompts, Err *err)
@@ -371,6 +310,6 @@ bool plan_on_device(Plan *out, Session *s, const Prompts *prompts, const char *p
     if (!choose_layers(&p, s, err) || !describe(&p, s, err) || !keep_to_budget(&p, s, err)) return false;
     if (!p.fits) return refuse(&p, p.budget, "the card has free", err);
     fill_plan(out, &p, s);
-    if (known) out->tokens_per_second = step_tokens_per_second(&p.time);
+    if (known) out->time = p.time;
     return plan_check_quantized(out, s, err);
 }

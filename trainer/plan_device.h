@@ -8,7 +8,6 @@
 #pragma once
 
 #include "trainer/plan.h"
-#include "trainer/step_time.h"
 
 /* X(enumerator, name in JSON, words for people) */
 #define DEVICE_MEMORY_TERMS(X)                                                                                         \
@@ -58,7 +57,6 @@ typedef struct DevicePlan {
     int64_t max_sequence_len;       /* of one row, micro_batch_size 1; 0: not even one token */
     int64_t sequence_len_by_memory; /* the same before the model's own limit */
     int64_t max_micro_batch_size;   /* at sequence_len; 0: none */
-    StepShape shape;                /* what the time is of; without its borrowed parts */
     StepTime time;                  /* of an average update */
 } DevicePlan;
 

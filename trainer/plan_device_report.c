@@ -70,35 +70,12 @@ static bool limits_text(const DevicePlan *p, Text *out, Err *err)
                        p->sequence_len_by_memory, p->max_sequence_len);
 }
 
-static bool time_text(const DevicePlan *p, Text *out, Err *err)
-{
-    const StepTime *t = &p->time;
-    if (!text_format(out, err, "time of an update of %.0f tokens (estimated, never measured on this card)\n",
-                     t->tokens)) {
-        return false;
-    }
-    for (int i = 0; i < STEP_TERMS; i++) {
-        if (!text_format(out, err, "  %-34s %10.2f ms %5.1f %%\n", step_term_name((StepTerm)i), t->seconds[i] * 1e3,
-                         100 * t->seconds[i] / t->total)) {
-            return false;
-        }
-    }
-    if (!text_format(out, err,
-                     "  %-34s %10.2f ms\nabout %.0f tokens a second; the model's own arithmetic at %.0f %% of %.0f "
-                     "TFLOP/s\n",
-                     "sum", t->total * 1e3, step_tokens_per_second(t), 100 * t->flops / t->total / p->card.matmul,
-                     p->card.matmul / 1e12)) {
-        return false;
-    }
-    if (!p->counts.total_steps) return true;
-    return text_format(out, err, "about %.1f minutes for %" PRId64 " updates\n",
-                       t->total * (double)p->counts.total_steps / 60, p->counts.total_steps);
-}
-
 bool plan_device_text(const DevicePlan *p, const Session *s, Text *out, Err *err)
 {
     return plan_model_text(&p->counts, out, err) && plan_data_text(s, out, err) && memory_text(p, out, err) &&
-           verdict_text(p, out, err) && limits_text(p, out, err) && time_text(p, out, err) &&
+           verdict_text(p, out, err) && limits_text(p, out, err) &&
+           plan_time_text(&p->time, p->counts.total_steps, out, err) &&
+           text_add_z(out, "  (no figure of it was measured on such a card)\n", err) &&
            plan_updates_text(&p->counts, s, out, err);
 }
 
@@ -114,14 +91,6 @@ static json_t *memory_json(const uint64_t *bytes, int count, bool host)
     json_t *o = json_object();
     for (int i = 0; o && i < count; i++)
         json_object_set_new(o, host ? host_terms[i].name : device_terms[i].name, integer(bytes[i]));
-    return o;
-}
-
-static json_t *time_json(const StepTime *t)
-{
-    json_t *o = json_object();
-    for (int i = 0; o && i < STEP_TERMS; i++)
-        json_object_set_new(o, step_term_name((StepTerm)i), json_real(t->seconds[i]));
     return o;
 }
 
@@ -148,15 +117,6 @@ static void add_memory(json_t *o, const DevicePlan *p)
     json_object_set_new(o, "max_micro_batch_size", json_integer(p->max_micro_batch_size));
 }
 
-static void add_time(json_t *o, const StepTime *t)
-{
-    json_object_set_new(o, "tokens_per_second", json_real(step_tokens_per_second(t)));
-    json_object_set_new(o, "seconds_per_update", json_real(t->total));
-    json_object_set_new(o, "time", time_json(t));
-    json_object_set_new(o, "tokens_per_update", json_real(t->tokens));
-    json_object_set_new(o, "model_flops_per_update", json_real(t->flops));
-}
-
 static void add_run(json_t *o, const DevicePlan *p, const Session *s)
 {
     const Plan *c = &p->counts;
@@ -179,7 +139,7 @@ bool plan_device_json(const DevicePlan *p, const Session *s, Text *out, Err *err
     if (o) {
         json_object_set_new(o, "device", json_string(p->card.name));
         add_memory(o, p);
-        add_time(o, &p->time);
+        plan_time_json(o, &p->time);
         add_run(o, p, s);
         json_object_set_new(o, "card", card_json(&p->card));
         json_object_set_new(o, "estimated", json_true());

@@ -1,7 +1,5 @@
 #include "trainer/plan.h"
 
-#include "base/json.h"
-
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -69,6 +67,24 @@ bool plan_updates_text(const Plan *p, const Session *s, Text *out, Err *err)
                        p->trained_tokens);
 }
 
+bool plan_time_text(const StepTime *t, int64_t total_steps, Text *out, Err *err)
+{
+    if (!text_format(out, err, "time of an update of %.0f tokens, estimated\n", t->tokens)) return false;
+    for (int i = 0; i < STEP_TERMS; i++) {
+        if (!text_format(out, err, "  %-34s %10.2f ms %5.1f %%\n", step_term_name((StepTerm)i), t->seconds[i] * 1e3,
+                         100 * t->seconds[i] / t->total)) {
+            return false;
+        }
+    }
+    if (!text_format(out, err,
+                     "  %-34s %10.2f ms\nabout %.0f tokens a second, %.3g TFLOP/s of the model's arithmetic\n", "sum",
+                     t->total * 1e3, step_tokens_per_second(t), t->flops / t->total / 1e12)) {
+        return false;
+    }
+    return !total_steps || text_format(out, err, "about %.1f minutes for %" PRId64 " updates\n",
+                                       t->total * (double)total_steps / 60, total_steps);
+}
+
 bool plan_text(const Plan *p, const Session *s, Text *out, Err *err)
 {
     return plan_model_text(p, out, err) && plan_data_text(s, out, err) && memory_text(p, out, err) &&
@@ -77,8 +93,7 @@ bool plan_text(const Plan *p, const Session *s, Text *out, Err *err)
                        "recomputed\n",
                        p->max_tokens, p->kept_layers, p->layers) &&
            plan_updates_text(p, s, out, err) &&
-           (p->tokens_per_second <= 0 ||
-            text_format(out, err, "about %.0f tokens a second are predicted\n", p->tokens_per_second));
+           (p->time.total <= 0 || plan_time_text(&p->time, p->total_steps, out, err));
 }
 
 static json_t *memory_json(const Plan *p)
@@ -87,6 +102,18 @@ static json_t *memory_json(const Plan *p)
                      (json_int_t)p->state, "activations", (json_int_t)p->activations, "scratch", (json_int_t)p->scratch,
                      "paged", (json_int_t)p->paged, "products", (json_int_t)p->products, "process",
                      (json_int_t)p->process);
+}
+
+void plan_time_json(json_t *o, const StepTime *t)
+{
+    json_t *terms = json_object();
+    for (int i = 0; terms && i < STEP_TERMS; i++)
+        json_object_set_new(terms, step_term_name((StepTerm)i), json_real(t->seconds[i]));
+    json_object_set_new(o, "tokens_per_second", json_real(step_tokens_per_second(t)));
+    json_object_set_new(o, "seconds_per_update", json_real(t->total));
+    json_object_set_new(o, "time", terms);
+    json_object_set_new(o, "tokens_per_update", json_real(t->tokens));
+    json_object_set_new(o, "model_flops_per_update", json_real(t->flops));
 }
 
 bool plan_json(const Plan *p, const Session *s, Text *out, Err *err)
@@ -103,7 +130,7 @@ bool plan_json(const Plan *p, const Session *s, Text *out, Err *err)
     if (o && s->validation) json_object_set_new(o, "evaluation_samples", json_integer(dataset_samples(s->validation)));
     if (o && p->host_memory_bytes)
         json_object_set_new(o, "host_memory_bytes", json_integer((json_int_t)p->host_memory_bytes));
-    if (o && p->tokens_per_second > 0) json_object_set_new(o, "tokens_per_second", json_real(p->tokens_per_second));
+    if (o && p->time.total > 0) plan_time_json(o, &p->time);
     char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
     const bool ok = text ? text_add_z(out, text, err) : FAIL(err, ERR_MEMORY, "out of host memory");
     free(text);

@@ -68,17 +68,17 @@ static double longer(double a, double b)
 
 static double stream_seconds(const DeviceCard *c, double bytes)
 {
-    return bytes / (c->bandwidth * KERNEL_SHARE);
+    return bytes / (c->bandwidth * (c->measured ? 1 : KERNEL_SHARE));
 }
 
 static double product_rate(const DeviceCard *c, const StepShape *s)
 {
-    return s->element_bytes == 4 ? c->matmul * F32_SHARE : c->matmul;
+    return s->element_bytes == 4 && !c->measured ? c->matmul * F32_SHARE : c->matmul;
 }
 
-/* (m, k) times (k, n): whole waves of tiles. Small tiles reuse less and run slower; a long k may be cut in parts, which
+/* Share of the rate that whole waves of tiles use. Small tiles reuse less and run slower; a long k may be cut in parts, which
  * costs a pass over the sums. Shares are what libraries reach with such tiles on large products. */
-static double product_seconds(const DeviceCard *c, const StepShape *s, double m, double n, double k)
+static double tile_share(const DeviceCard *c, double m, double n, double k)
 {
     static const struct {
         double rows, cols, share;
@@ -96,7 +96,14 @@ static double product_seconds(const DeviceCard *c, const StepShape *s, double m,
             best = longer(best, full * parts / waves * (cuts > 1 ? CUT_SHARE : 1));
         }
     }
-    const double arithmetic = 2 * m * n * k / (product_rate(c, s) * best);
+    return best;
+}
+
+/* (m, k) times (k, n) */
+static double product_seconds(const DeviceCard *c, const StepShape *s, double m, double n, double k)
+{
+    const double share = c->measured ? 1 : tile_share(c, m, n, k);
+    const double arithmetic = 2 * m * n * k / (product_rate(c, s) * share);
     return longer(arithmetic, (m * k + k * n + m * n) * s->element_bytes / c->bandwidth);
 }
 
@@ -134,6 +141,7 @@ static double decode_seconds(const DeviceCard *c, const StepShape *s, const Grou
 {
     const double weights = (double)(g->rows * g->cols), written = weights * s->element_bytes;
     const double speed = written < (double)c->l2_bytes / 2 ? CACHE_SPEEDUP : 1;
+    if (c->decode > 0) return weights / c->decode;
     return stream_seconds(c, weights * s->read_bytes_a_weight + written / speed);
 }
 
@@ -179,6 +187,7 @@ static double elementwise_bytes(const StepShape *s, bool again)
 static double attention_seconds(const DeviceCard *c, const StepShape *s)
 {
     const double length = s->segment_tokens, flops = step_attention_flops(s->spec, length) * s->tokens;
+    if (c->measured) return flops / c->attention_forward + BACKWARD_ATTENTION * flops / c->attention_backward;
     const double share =
         (s->spec->head_dim <= SMALL_HEAD ? SMALL_HEAD_SHARE : 1) * (s->element_bytes == 4 ? F32_SHARE : 1);
     const double forward = c->attention_forward * length / (length + SHORT_FORWARD) * share;

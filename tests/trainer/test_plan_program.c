@@ -169,6 +169,28 @@ static void a_device_of_this_machine_is_planned_as_before(void **state)
     json_decref(o);
 }
 
+static void an_estimate_for_this_processor_is_measured_when_asked_for(void **state)
+{
+    (void)state;
+    double seconds;
+    write_config("smol", "sequence_len: 256\nmicro_batch_size: 1\ndevice: cpu\n");
+    assert_int_equal(RUN("plan", "config.yaml", "--json"), 0);
+    json_t *o = read_json();
+    assert_null(json_object_get(o, "tokens_per_second"));
+    json_decref(o);
+    assert_int_equal(run((const char *[]){"plan", "config.yaml", "--estimate", "--json", NULL}, &seconds), 0);
+    assert_true(seconds < 20); /* 0.1 on a quiet machine */
+    o = read_json();
+    assert_true(sum_of(o, "time") == real(o, "seconds_per_update"));
+    assert_true(real(o, "tokens_per_second") > 1 && real(o, "tokens_per_second") < 1e6);
+    assert_true(real(json_object_get(o, "time"), "products") > 0 && real(json_object_get(o, "time"), "decode") > 0);
+    json_decref(o);
+    assert_int_equal(RUN("plan", "config.yaml", "--estimate"), 0);
+    char *text = read_text("out");
+    assert_non_null(strstr(text, "estimated"));
+    mem_free(text);
+}
+
 static void data_give_their_own_lengths_and_shares(void **state)
 {
     (void)state;
@@ -179,8 +201,13 @@ static void data_give_their_own_lengths_and_shares(void **state)
     json_t *o = read_json();
     assert_true(real(o, "samples") == 40 && real(o, "rows") == 40 && real(o, "total_steps") == 10);
     assert_true(real(o, "tokens_per_update") > 80 && real(o, "tokens_per_update") < 8 * 96);
-    assert_true(real(o, "max_tokens") >= real(o, "tokens_per_update") / 2);
+    assert_true(real(o, "tokens_per_update") < 2 * real(o, "max_tokens")); /* the average, not the longest */
     assert_near(real(o, "run_seconds"), 10 * real(o, "seconds_per_update"), 1e-12);
+    const double head = real(json_object_get(o, "time"), "head");
+    json_decref(o);
+    assert_int_equal(RUN("plan", "data.yaml", "--device", "l4", "--json", "--set", "train_on_inputs=true"), 0);
+    o = read_json();
+    assert_true(real(json_object_get(o, "time"), "head") > head); /* more tokens are trained */
     json_decref(o);
 }
 
@@ -209,6 +236,7 @@ int main(void)
         cmocka_unit_test(the_text_names_what_does_not_fit_and_what_the_model_limits),
         cmocka_unit_test(wrong_cards_end_with_one_error_and_exit_2),
         cmocka_unit_test(a_device_of_this_machine_is_planned_as_before),
+        cmocka_unit_test(an_estimate_for_this_processor_is_measured_when_asked_for),
         cmocka_unit_test(data_give_their_own_lengths_and_shares),
         cmocka_unit_test(the_help_lists_every_card),
     };

@@ -254,6 +254,46 @@ static void small_groups_are_decoded_into_the_cache(void **state)
     assert_true(step_time(&card, &s).seconds[STEP_DECODE] > 2 * cached);
 }
 
+/* 2,048 tokens times 576 columns of o are 64 tiles of 128 by 128 for 132 processors. */
+static void small_products_leave_processors_idle(void **state)
+{
+    (void)state;
+    DeviceCard card = h100();
+    const StepShape s = shape_of(&smol, 1, 2048);
+    const double all = step_time(&card, &s).seconds[STEP_PRODUCTS];
+    assert_true(all > 1.2 * 4 * 2048 * (double)step_linear_weights(&smol) / card.matmul);
+    card.processors = 16; /* the same rate in fewer, larger pieces */
+    assert_true(step_time(&card, &s).seconds[STEP_PRODUCTS] < 0.95 * all);
+}
+
+/* The embedding is frozen: 2 n O K of that group are not needed. */
+static void the_first_layer_needs_no_gradient_of_its_input(void **state)
+{
+    (void)state;
+    DeviceCard card = h100();
+    card.measured = true; /* plain operations over rate */
+    const StepShape s = shape_of(&llama_8b, 1, 2048);
+    const double saved = 2.0 * 6144 * 4096, all = 4.0 * (double)step_linear_weights(&llama_8b);
+    assert_near(step_time(&card, &s).seconds[STEP_PRODUCTS], 2048 * (all - saved) / card.matmul, 1e-9);
+}
+
+static void measured_rates_are_taken_as_they_are(void **state)
+{
+    (void)state;
+    DeviceCard card = h100();
+    StepShape s = shape_of(&smol, 1, 512);
+    s.element_bytes = 4;
+    card.measured = true;
+    card.decode = 1e9;
+    const StepTime t = step_time(&card, &s);
+    const double attention = step_attention_flops(&smol, 512) * 512;
+    assert_near(t.seconds[STEP_ATTENTION],
+                attention / card.attention_forward + 2.5 * attention / card.attention_backward, 1e-9);
+    assert_near(t.seconds[STEP_DECODE], 2 * (double)step_linear_weights(&smol) / 1e9, 1e-9);
+    card.measured = false;
+    assert_true(step_time(&card, &s).seconds[STEP_ATTENTION] > 10 * t.seconds[STEP_ATTENTION]); /* f32 on a card */
+}
+
 static void better_figures_never_make_it_slower(void **state)
 {
     (void)state;
@@ -289,6 +329,9 @@ int main(void)
         cmocka_unit_test(adapters_cost_something_and_dropout_more),
         cmocka_unit_test(a_small_model_waits_for_launches_and_a_large_one_does_not),
         cmocka_unit_test(small_groups_are_decoded_into_the_cache),
+        cmocka_unit_test(small_products_leave_processors_idle),
+        cmocka_unit_test(the_first_layer_needs_no_gradient_of_its_input),
+        cmocka_unit_test(measured_rates_are_taken_as_they_are),
         cmocka_unit_test(better_figures_never_make_it_slower),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
