@@ -107,6 +107,7 @@ static const CrossEntropyOps cross_entropy_ops_cpu = {.run = run_cpu};
 
 static const CrossEntropyOps *const cross_entropy_ops[BACKEND_COUNT] = {
     [BACKEND_CPU] = &cross_entropy_ops_cpu,
+    [BACKEND_CUDA] = CUDA_OPS(cross_entropy_ops_cuda),
 };
 
 void cross_entropy(Backend *be, const Tensor *losses, const Tensor *gradient, const Tensor *logits,
