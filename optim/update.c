@@ -114,28 +114,13 @@ static double update_squares(const Block *b, const UpdateRule *r)
 
 /* --- storing --- */
 
-/* Of finite values; their bits without the sign order like integers, which the compiler can reduce in vector code. */
-static float largest(const float *x, int count)
-{
-    int32_t most = 0;
-    float value;
-    for (int i = 0; i < count; i++) {
-        int32_t bits;
-        memcpy(&bits, &x[i], sizeof bits);
-        bits &= INT32_MAX;
-        most = bits > most ? bits : most;
-    }
-    memcpy(&value, &most, sizeof value);
-    return value;
-}
-
 /*
  * A block whose largest value is subnormal or zero has no usable reciprocal and stores zeros. Elements past the end of
  * the parameter are zero here and get the codes of zero.
  */
 static void store_codes(uint8_t *codes, float *absmax, float *x, int count, const float map[256])
 {
-    const float most = largest(x, count);
+    const float most = blockwise_largest(x, count);
     const float reciprocal = most < FLT_MIN ? 0.0f : 1.0f / most;
     *absmax = most < FLT_MIN ? 0.0f : most;
     for (int i = 0; i < STATE_BLOCK; i++)

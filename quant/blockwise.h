@@ -8,6 +8,7 @@
 #pragma once
 
 #include <stdint.h>
+#include <string.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -27,6 +28,22 @@ uint8_t blockwise_code(const float map[256], float y);
  * real model's absmax differ by one. We follow the CPU, where every byte can be compared. `y` is overwritten.
  */
 void blockwise_codes(uint8_t *codes, const float map[256], float *y, int count);
+
+/* The largest |x|; 0 of none. Where a NaN is among them the result is one. Bits without the sign order like integers,
+ * which the compiler reduces in vector code; fmaxf it does not. */
+static inline float blockwise_largest(const float *x, int count)
+{
+    int32_t most = 0;
+    float value;
+    for (int i = 0; i < count; i++) {
+        int32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        bits &= INT32_MAX;
+        most = bits > most ? bits : most;
+    }
+    memcpy(&value, &most, sizeof value);
+    return value;
+}
 
 /* out = map[code] * scale */
 void blockwise_values(float *out, const float map[256], const uint8_t *codes, float scale, int count);

@@ -79,28 +79,13 @@ float nested_mean(const float *x, int64_t count)
     return sum / (float)count;
 }
 
-/* Bits of |x| order like integers, which the compiler reduces in vector code; fmaxf it does not. */
-static float largest(const float *x, int n)
-{
-    int32_t most = 0;
-    float value;
-    for (int i = 0; i < n; i++) {
-        int32_t bits;
-        memcpy(&bits, &x[i], sizeof bits);
-        bits &= INT32_MAX;
-        most = bits > most ? bits : most;
-    }
-    memcpy(&value, &most, sizeof value);
-    return value;
-}
-
 static void encode_block(uint8_t *codes, float *nested_absmax, float offset, const float map[256], const float *absmax,
                          int n)
 {
     float y[NESTED_BLOCK];
     for (int i = 0; i < n; i++)
         y[i] = absmax[i] - offset;
-    *nested_absmax = largest(y, n);
+    *nested_absmax = blockwise_largest(y, n);
     const float reciprocal = 1.0f / *nested_absmax;
     for (int i = 0; i < n; i++)
         y[i] *= reciprocal;

@@ -147,9 +147,32 @@ static void many_codes_at_once_equal_one_at_a_time(void **state)
     }
 }
 
+static void the_largest_has_no_sign_and_a_nan_wins(void **state)
+{
+    (void)state;
+    float x[37];
+    for (int i = 0; i < 37; i++)
+        x[i] = (float)(i % 5) * 0.125f - 0.25f;
+    assert_true(blockwise_largest(x, 0) == 0.0f);
+    assert_true(blockwise_largest(x, 37) == 0.25f);
+    for (int at = 0; at < 37; at += 9) { /* in vectors, and behind them */
+        const float before = x[at];
+        x[at] = -3.0f;
+        assert_true(blockwise_largest(x, 37) == 3.0f);
+        x[at] = -INFINITY;
+        assert_true(blockwise_largest(x, 37) == INFINITY);
+        x[at] = NAN;
+        assert_true(isnan(blockwise_largest(x, 37)));
+        x[at] = before;
+    }
+    x[0] = -1e-45f; /* subnormal */
+    assert_true(blockwise_largest(x, 1) == 1e-45f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_largest_has_no_sign_and_a_nan_wins),
         cmocka_unit_test(the_maps_have_the_published_checksums),
         cmocka_unit_test(known_values_get_the_codes_of_bitsandbytes),
         cmocka_unit_test(every_entry_of_a_map_gets_its_own_code),
