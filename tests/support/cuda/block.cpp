@@ -1,5 +1,6 @@
 #include "block.h"
 #include "counts.h"
+#include "device_memory.h"
 #include "sanitizers.h"
 
 #include <stdio.h>
@@ -174,6 +175,7 @@ void block_run_all(const Launch &what, const std::function<void()> &body)
         run_block(what);
     }
     race_acquire(&launch_end); /* only now: blocks of one launch are not ordered */
+    memory_check_watched();
     block.launch = nullptr;
 }
 

@@ -207,7 +207,6 @@ DeviceOpen::DeviceOpen()
 
 DeviceOpen::~DeviceOpen()
 {
-    if (open_depth == 1) memory_check_watched();
     if (--open_depth > 0) return;
     protect_all(Memory::DEVICE, PROT_NONE);
     if (managed_closed) protect_all(Memory::MANAGED, PROT_NONE);

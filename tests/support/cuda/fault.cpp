@@ -1,4 +1,5 @@
 #include "fault.h"
+#include "block.h"
 #include "settings.h"
 
 #include <stdio.h>
@@ -57,6 +58,7 @@ long fault_calls(const char *function)
 cudaError_t fault_check(const char *function)
 {
     settings(); /* may set the fault */
+    report_faults();
     calls_of_all++;
     const long of_function = ++calls()[function];
     if (broken != cudaSuccess) return broken;

@@ -36,10 +36,11 @@ void check_mask(const Thread *me, unsigned mask, const Spot &spot)
     if (mask & warp->exists & ~warp->alive)
         report(spot.file, spot.line, "the mask %08x of %s names lanes that have left the kernel (alive: %08x)", mask,
                spot.operation, warp->alive);
+    /* Lanes that wait for us elsewhere can never come here. */
     for (const auto &other : warp->meetings)
-        if (other->mask != mask && other->arrived != 0 && (other->mask & mask) != 0)
-            report(spot.file, spot.line, "mask %08x of %s overlaps mask %08x, whose lanes wait at %s:%d", mask,
-                   spot.operation, other->mask, other->spot.file, other->spot.line);
+        if (other->mask != mask && (other->arrived & mask) != 0 && (other->mask >> me->lane & 1u))
+            report(spot.file, spot.line, "mask %08x of %s overlaps mask %08x, whose lanes wait for this one at %s:%d",
+                   mask, spot.operation, other->mask, other->spot.file, other->spot.line);
 }
 
 /* The lane whose value `lane` receives, as the PTX instruction says. */
