@@ -75,6 +75,7 @@ typedef struct DatasetStats {
 
 typedef struct Dataset Dataset;
 
+/* `t` and `chat` may be null where all records are ids already; ERR_MODEL at the first that is not. */
 bool dataset_open(Dataset **out, const DataOptions *options, const Tokenizer *t, const ChatTemplate *chat,
                   Err *err) MUST_USE;
 void dataset_close(Dataset *d);

@@ -109,7 +109,7 @@ bool dataset_key(char key[HASH_TEXT], const DataOptions *options, const DataFile
     Hash *h = NULL;
     if (!hash_create(&h, err)) return false;
     add_text(h, "qlora tokens " QLORA_VERSION);
-    add_text(h, tokenizer_fingerprint(t));
+    add_text(h, t ? tokenizer_fingerprint(t) : "no tokenizer");
     add_template(h, chat);
     add_number(h, options->sequence_len);
     add_number(h, options->excess);

@@ -21,7 +21,7 @@ struct RowReader {
 
 bool row_place(Err *err, const char *path, int64_t line, int64_t column)
 {
-    if (err->code != ERR_DATA || err->located) return false;
+    if ((err->code != ERR_DATA && err->code != ERR_MODEL) || err->located) return false;
     char shown[400];
     text_printable(shown, sizeof shown, path, strlen(path));
     (void)err_note(err, "%s:%lld:%lld", shown, (long long)line, (long long)column);

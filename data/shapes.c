@@ -159,7 +159,7 @@ bool shape_work_create(ShapeWork **out, const Tokenizer *t, Err *err)
 {
     ShapeWork *w = mem_alloc(1, sizeof *w, err);
     if (!w) return false;
-    if (!tokenizer_cache_create(&w->cache, t, err)) {
+    if (t && !tokenizer_cache_create(&w->cache, t, err)) {
         shape_work_free(w);
         return false;
     }
@@ -408,6 +408,12 @@ bool shape_tokenize(ShapeTokens *out, ShapeWork *w, const ShapeRules *rules, con
 {
     if (!json_is_object(record)) {
         return FAIL(err, ERR_DATA, "the record is %s, expected an object", shape_json_kind(record));
+    }
+    if (!rules->tokenizer && shape != SHAPE_PRETOKENIZED) {
+        return FAIL(
+            err, ERR_MODEL,
+            "the record is text and there is no tokenizer; put the model's tokenizer.json beside its weights, or "
+            "set tokenizer to a folder that has one");
     }
     switch (shape) {
     case SHAPE_PRETOKENIZED: return tokenize_pretokenized(out, rules, source, record, err);

@@ -34,7 +34,7 @@ static bool evaluate_config(const Config *config, const char *adapter, bool json
     const SessionOptions options = {.weights = true};
     TRY(session_open(&s, config, &options, err));
     if (!adapter) adapter = s.settings.adapter_path;
-    TRY(session_open_tokenizer(&s, err));
+    TRY(session_open_tokenizer_if_any(&s, err));
     TRY(session_open_data(&s, false, err));
     if (!s.validation) {
         (void)FAIL(err, ERR_CONFIG, "there is nothing to evaluate on: set test_datasets or val_set_size");

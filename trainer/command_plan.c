@@ -37,7 +37,7 @@ static bool file_holds(const char *folder, const char *name)
 static bool open_what_is_there(Session *s, Err *err)
 {
     Err fault = {0};
-    if (!session_open_tokenizer(s, &fault)) {
+    if (!session_open_tokenizer_if_any(s, &fault)) {
         if (source_is_gguf(s->source) || file_holds(s->base_path, "tokenizer.json")) {
             *err = fault;
             return false;
@@ -52,7 +52,16 @@ static bool open_what_is_there(Session *s, Err *err)
         settings_skip_data(s->config);
         return true;
     }
-    return session_open_data(s, true, err);
+    if (session_open_data(s, true, &fault)) return true;
+    if (s->tokenizer || fault.code != ERR_MODEL) {
+        *err = fault;
+        return false;
+    }
+    log_warn("planned without the data: %s", fault.text);
+    dataset_close(s->train); /* test_datasets were the ones that need a tokenizer */
+    s->train = NULL;
+    settings_skip_data(s->config);
+    return true;
 }
 
 static bool print_text(Text *text, bool json, bool ok)
@@ -147,7 +156,8 @@ const Command command_plan = {
     .files = "CONFIG [--device CARD] [--estimate] [--json] [--set KEY=VALUE ...]",
     .summary = "Check a configuration and print what it will train, in how many updates and how much memory",
     .details =
-        "Needs no weights: config.json or the header of a GGUF file is enough.\n"
+        "Needs no weights: config.json or the header of a GGUF file is enough. Data or a tokenizer that are not there\n"
+        "yet are left out, with a warning: the steps then follow max_steps alone.\n"
         "\n"
         "CARD: cpu, cuda, cuda:N: a device of this machine. Or a card that need not be here:\n"
         "h100, h100-pcie, h200, b200, a100, a100-40gb, 4090, 3090, l4, t4; or one of them with other figures:\n"

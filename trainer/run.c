@@ -40,7 +40,7 @@ static bool open_inputs(Trainer *t, Err *err)
 {
     const SessionOptions options = {.hooks = t->options->hooks, .reference = t->options->reference, .weights = true};
     Session *s = &t->session;
-    if (!session_open(s, t->config, &options, err) || !session_open_tokenizer(s, err)) return false;
+    if (!session_open(s, t->config, &options, err) || !session_open_tokenizer_if_any(s, err)) return false;
     if (!session_open_data(s, true, err) || !run_sample_prompts(&t->prompts, s, err)) return false;
     const Dataset *evaluation = s->validation;
     return batch_cursor_create(&t->cursor, s->train, s->settings.micro_rows, err) &&

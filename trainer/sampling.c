@@ -10,6 +10,11 @@
 bool run_sample_prompts(Prompts *out, const Session *s, Err *err)
 {
     const ConfigTexts texts = s->settings.sample_prompts;
+    if (texts.count == 0) return true;
+    if (!s->tokenizer) {
+        return FAIL(err, ERR_MODEL, "generate_samples needs a tokenizer, and %s has no tokenizer.json; set tokenizer",
+                    s->base_path);
+    }
     const bool chat = tokenizer_chat_template(s->tokenizer) != NULL || config_is_set(s->config, "chat_template");
     const PromptStyle style = {.tokenizer = s->tokenizer, .chat = chat ? s->chat : NULL};
     if (texts.scalar) return prompts_add_file(out, &style, texts.items[0], err);

@@ -93,6 +93,19 @@ bool session_open_tokenizer(Session *s, Err *err)
            chat_template_open(&s->chat, chat, s->tokenizer, err);
 }
 
+bool session_open_tokenizer_if_any(Session *s, Err *err)
+{
+    if (CONFIG_GET(s->config, tokenizer) || !file_is_folder(s->base_path)) return session_open_tokenizer(s, err);
+    char *path = path_join(s->base_path, "tokenizer.json", err);
+    if (!path) return false;
+    const bool there = file_exists(path);
+    mem_free(path);
+    if (there) return session_open_tokenizer(s, err);
+    (void)CONFIG_GET(s->config, chat_template);
+    s->tokenizer_path = mem_copy_text(s->base_path, err);
+    return s->tokenizer_path != NULL;
+}
+
 static bool open_sources(Dataset **out, const Session *s, const ConfigDatasets *list, bool evaluation, Err *err)
 {
     DataSource *sources = mem_alloc((size_t)list->count, sizeof *sources, err);

@@ -40,6 +40,9 @@ void session_close(Session *s);
 void session_release(Session *s);
 
 bool session_open_tokenizer(Session *s, Err *err) MUST_USE;
+/* As above, but leaves tokenizer and chat null where the base model has no tokenizer.json and no other is named: data that
+ * are ids already need none. */
+bool session_open_tokenizer_if_any(Session *s, Err *err) MUST_USE;
 
 /* Training data with its split; evaluation data. `training` false: only what evaluates. */
 bool session_open_data(Session *s, bool training, Err *err) MUST_USE;

@@ -336,6 +336,40 @@ static void expect_log(const char *text)
     mem_free(log);
 }
 
+static void data_that_are_ids_need_no_tokenizer(void **state)
+{
+    (void)state;
+    Err err = {0};
+    write_text("ids.jsonl", "{\"input_ids\": [1, 2, 3]}\n{\"input_ids\": [4, 5, 6, 7]}\n");
+    const char *more = "datasets: [{path: ids.jsonl}]\ntest_datasets: [{path: ids.jsonl}]\n";
+    workspace_write_config("with.yaml", "with", more);
+    assert_int_equal(RUN("train", "with.yaml"), 0);
+    assert_true(file_remove("model/tokenizer.json", &err));
+    workspace_write_config("without.yaml", "without", more);
+    assert_int_equal(RUN("plan", "without.yaml", "--json"), 0);
+    assert_true(number_of("out", "trained_tokens") > 0);
+    assert_int_equal(RUN("train", "without.yaml"), 0);
+    assert_true(workspace_same_in("with", "without", "adapter_model.safetensors"));
+    assert_false(file_exists("without/tokenizer.json"));
+    assert_int_equal(RUN("eval", "without.yaml", "--json"), 0);
+    assert_int_equal(
+        RUN("train", "without.yaml", "--set", "generate_samples={prompts: [a]}", "--set", "output_dir=more"), 4);
+    expect_log("qlora: generate_samples needs a tokenizer, and model has no tokenizer.json; set tokenizer\n");
+}
+
+static void data_that_are_text_need_one(void **state)
+{
+    (void)state;
+    Err err = {0};
+    workspace_write_config("a.yaml", "a", NULL);
+    assert_true(file_remove("model/tokenizer.json", &err));
+    assert_int_equal(RUN("train", "a.yaml"), 4);
+    expect_log(
+        "train.jsonl:1:1: the record is text and there is no tokenizer; put the model's tokenizer.json beside its "
+        "weights, or set tokenizer to a folder that has one\n");
+    assert_int_equal(RUN("plan", "a.yaml"), 0);
+}
+
 static void tokenize_finds_cached_models_and_names_the_line_of_a_fault(void **state)
 {
     (void)state;
@@ -437,6 +471,8 @@ int main(void)
         TEST(evaluating_with_the_adapter_gives_the_loss_that_training_saw),
         TEST(the_plan_foretells_the_peak_memory),
         TEST(a_plan_needs_neither_weights_nor_data),
+        TEST(data_that_are_ids_need_no_tokenizer),
+        TEST(data_that_are_text_need_one),
         TEST(tokenize_finds_cached_models_and_names_the_line_of_a_fault),
         TEST(an_empty_name_of_a_model_is_said_to_be_empty),
         TEST(lengths_are_values_that_the_named_share_of_samples_does_not_exceed),
