@@ -101,6 +101,21 @@ static bool plan_card(Session *s, const DeviceCard *card, const Prompts *prompts
                       json ? plan_device_json(&plan, s, &text, err) : plan_device_text(&plan, s, &text, err));
 }
 
+/* Every card of the table, one line each, or one list. */
+static bool plan_all(Session *s, const Prompts *prompts, bool json, Err *err)
+{
+    DevicePlan plan;
+    Text text = {0};
+    bool ok = json ? text_add_z(&text, "{\"cards\":[", err) : plan_device_heading(&text, err);
+    for (int i = 0; ok && i < device_card_count(); i++) {
+        const DeviceCard card = device_card_at(i);
+        ok = plan_device_make(&plan, s, &card, prompts, err) && (i == 0 || !json || text_add_z(&text, ",", err)) &&
+             (json ? plan_device_json(&plan, s, &text, err) : plan_device_line(&plan, &text, err));
+    }
+    ok = ok && (!json || text_add_z(&text, "]}", err)) && config_check_consumed(s->config, err);
+    return print_text(&text, json, ok);
+}
+
 /* A device that is here ("cpu", "cuda:1") is the key of the configuration; anything else names a card. */
 static bool load_config(Config **out, const CommandLine *line, const char *device, Err *err)
 {
@@ -125,17 +140,20 @@ static bool run(const CommandLine *line, Err *err)
     bool ok = false;
     const char *device = command_text(line, "device");
     DeviceChoice here;
-    const bool is_card = device && !device_parse(&here, device);
+    const bool all = device && strcmp(device, "all") == 0, is_card = device && !device_parse(&here, device);
     const bool json = command_flag(line, "json");
     const SessionOptions options = {.weights = false};
-    if (is_card && !device_card_parse(&card, device, err)) return false;
+    if (is_card && !device_card_parse(&card, all ? device_card_at(0).name : device, err)) return false;
     if (!load_config(&config, line, is_card ? NULL : device, err)) return false;
     config_log_notices(config);
     TRY(is_card ? plan_device_open(&s, config, &card, err) : session_open(&s, config, &options, err));
     TRY(open_what_is_there(&s, err));
     if (s.tokenizer) TRY(run_sample_prompts(&prompts, &s, err));
     (void)settings_schedule(config, 1);
-    TRY(is_card ? plan_card(&s, &card, &prompts, json, err) : plan_here(&s, line, &prompts, err));
+    if (all)
+        TRY(plan_all(&s, &prompts, json, err));
+    else
+        TRY(is_card ? plan_card(&s, &card, &prompts, json, err) : plan_here(&s, line, &prompts, err));
     ok = true;
 fail:
     prompts_free(&prompts);
@@ -160,8 +178,10 @@ const Command command_plan = {
         "yet are left out, with a warning: the steps then follow max_steps alone.\n"
         "\n"
         "CARD: cpu, cuda, cuda:N: a device of this machine. Or a card that need not be here:\n"
-        "h100, h100-pcie, h200, b200, a100, a100-40gb, 4090, 3090, l4, t4; or one of them with other figures:\n"
-        "h100,memory=40GiB; or figures alone: custom,memory=24GiB,matmul=150,bandwidth=900. Figures are rates that\n"
+        "all (a line for each of them), h100, h100-pcie, h200, b200, a100, a100-40gb, 4090, 3090, l4, t4; or one with "
+        "other\n"
+        "figures: h100,memory=40GiB; or figures alone: custom,memory=24GiB,matmul=150,bandwidth=900. Figures are rates "
+        "that\n"
         "last, not those on the box:\n"
         "  memory=24GiB           device memory\n"
         "  matmul=150             16-bit matrix products, TFLOP/s\n"

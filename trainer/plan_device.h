@@ -72,6 +72,9 @@ bool plan_device_make(DevicePlan *out, Session *s, const DeviceCard *card, const
 bool plan_on_device(Plan *out, Session *s, const Prompts *prompts, const char *page_path, Err *err) MUST_USE;
 
 bool plan_device_text(const DevicePlan *p, const Session *s, Text *out, Err *err) MUST_USE;
+/* The same in one line of a table, and its heading. */
+bool plan_device_heading(Text *out, Err *err) MUST_USE;
+bool plan_device_line(const DevicePlan *p, Text *out, Err *err) MUST_USE;
 bool plan_device_json(const DevicePlan *p, const Session *s, Text *out, Err *err) MUST_USE;
 
 const char *device_memory_name(DeviceMemoryTerm t);

@@ -79,6 +79,23 @@ bool plan_device_text(const DevicePlan *p, const Session *s, Text *out, Err *err
            plan_updates_text(&p->counts, s, out, err);
 }
 
+bool plan_device_heading(Text *out, Err *err)
+{
+    return text_add_z(out,
+                      "card        memory   needed  fits   kept layers   tokens/s  longest row  most rows   minutes\n"
+                      "                GB       GB                      (estimated)\n",
+                      err);
+}
+
+bool plan_device_line(const DevicePlan *p, Text *out, Err *err)
+{
+    return text_format(out, err, "%-10s %7.1f  %7.1f  %-4s   %5d of %-3d  %9.0f  %11" PRId64 "  %9" PRId64 "  %8.1f\n",
+                       p->card.name, (double)p->card.memory_bytes / 1e9, (double)p->memory.peak / 1e9,
+                       p->fits ? "yes" : "no", p->kept_layers, p->counts.layers, step_tokens_per_second(&p->time),
+                       p->max_sequence_len, p->max_micro_batch_size,
+                       p->time.total * (double)p->counts.total_steps / 60);
+}
+
 /* ---- for scripts ---- */
 
 static json_t *integer(uint64_t value)

@@ -90,3 +90,31 @@ static inline void assert_near(double value, double expected, double relative)
     if (!(fabs(value - expected) <= relative * fabs(expected)))
         fail_msg("%g is not %g within %g", value, expected, relative);
 }
+
+/* The plan of `model` with further lines of YAML; false: *err says why. */
+static inline bool try_plan(DevicePlan *out, const char *model, const char *card_text, const char *more, Err *err)
+{
+    Config *config = NULL;
+    Session s = {0};
+    DeviceCard card;
+    bool ok = false;
+    write_config(model, more);
+    TRY(device_card_parse(&card, card_text, err));
+    TRY(config_load(&config, "config.yaml", NULL, 0, err));
+    TRY(plan_device_open(&s, config, &card, err));
+    settings_skip_data(config);
+    TRY(plan_device_make(out, &s, &card, NULL, err));
+    ok = true;
+fail:
+    session_close(&s);
+    config_free(config);
+    return ok;
+}
+
+static inline DevicePlan plan(const char *model, const char *card, const char *more)
+{
+    DevicePlan p;
+    Err err = {0};
+    if (!try_plan(&p, model, card, more, &err)) fail_msg("%s on %s: %s", model, card, err.text);
+    return p;
+}

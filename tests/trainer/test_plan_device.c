@@ -1,34 +1,6 @@
 /* Plans for cards that are not there, from nothing but a config.json: sums, limits, verdicts. */
 #include "tests/trainer/rig_plan.h"
 
-/* The plan of `model` with further lines of YAML; false: *err says why. */
-static bool try_plan(DevicePlan *out, const char *model, const char *card_text, const char *more, Err *err)
-{
-    Config *config = NULL;
-    Session s = {0};
-    DeviceCard card;
-    bool ok = false;
-    write_config(model, more);
-    TRY(device_card_parse(&card, card_text, err));
-    TRY(config_load(&config, "config.yaml", NULL, 0, err));
-    TRY(plan_device_open(&s, config, &card, err));
-    settings_skip_data(config);
-    TRY(plan_device_make(out, &s, &card, NULL, err));
-    ok = true;
-fail:
-    session_close(&s);
-    config_free(config);
-    return ok;
-}
-
-static DevicePlan plan(const char *model, const char *card, const char *more)
-{
-    DevicePlan p;
-    Err err = {0};
-    if (!try_plan(&p, model, card, more, &err)) fail_msg("%s on %s: %s", model, card, err.text);
-    return p;
-}
-
 /* ---- sums ---- */
 
 static void the_terms_of_both_memories_add_up_exactly_on_every_card(void **state)

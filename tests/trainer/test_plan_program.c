@@ -191,6 +191,33 @@ static void an_estimate_for_this_processor_is_measured_when_asked_for(void **sta
     mem_free(text);
 }
 
+static void all_cards_stand_side_by_side(void **state)
+{
+    (void)state;
+    write_config("llama-8b", "sequence_len: 2048\nmicro_batch_size: 4\n");
+    assert_int_equal(RUN("plan", "config.yaml", "--device", "all"), 0);
+    char *text = read_text("out");
+    int lines = 0;
+    for (const char *at = text; *at; at++)
+        lines += *at == '\n';
+    assert_int_equal(lines, 2 + device_card_count());
+    assert_non_null(strstr(text, "\nt4 "));
+    mem_free(text);
+    assert_int_equal(RUN("plan", "config.yaml", "--device", "all", "--json"), 0);
+    json_t *o = read_json();
+    const json_t *cards = json_object_get(o, "cards");
+    assert_int_equal(json_array_size(cards), device_card_count());
+    for (int i = 0; i < device_card_count(); i++) {
+        const json_t *card = json_array_get(cards, (size_t)i);
+        const DevicePlan alone = plan("llama-8b", device_card_at(i).name, "sequence_len: 2048\nmicro_batch_size: 4\n");
+        assert_string_equal(json_string_value(json_object_get(card, "device")), alone.card.name);
+        assert_true(real(card, "peak_memory_bytes") == (double)alone.memory.peak);
+        assert_true(real(card, "seconds_per_update") == alone.time.total);
+        assert_true(real(card, "max_sequence_len") == (double)alone.max_sequence_len);
+    }
+    json_decref(o);
+}
+
 static void data_give_their_own_lengths_and_shares(void **state)
 {
     (void)state;
@@ -237,6 +264,7 @@ int main(void)
         cmocka_unit_test(wrong_cards_end_with_one_error_and_exit_2),
         cmocka_unit_test(a_device_of_this_machine_is_planned_as_before),
         cmocka_unit_test(an_estimate_for_this_processor_is_measured_when_asked_for),
+        cmocka_unit_test(all_cards_stand_side_by_side),
         cmocka_unit_test(data_give_their_own_lengths_and_shares),
         cmocka_unit_test(the_help_lists_every_card),
     };
