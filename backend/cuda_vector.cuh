@@ -39,7 +39,11 @@ template <> __device__ __forceinline__ bf16 element_round<bf16>(float x)
 
 /* --- packs --- */
 
-/* Unsigned words of 1 to 16 bytes. */
+/* Words of 1 to 16 bytes; 32 are two, for small vectors that stay in the caches beside packs of 8 narrow elements. */
+struct alignas(16) TwoWords {
+    uint4 low, high;
+};
+
 template <int BYTES> struct WordOf;
 template <> struct WordOf<1> {
     typedef uint8_t Type;
@@ -55,6 +59,9 @@ template <> struct WordOf<8> {
 };
 template <> struct WordOf<16> {
     typedef uint4 Type;
+};
+template <> struct WordOf<32> {
+    typedef TwoWords Type;
 };
 
 template <class T, int N> union Pack {

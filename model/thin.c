@@ -126,6 +126,7 @@ static const ThinOps thin_ops_cpu = {.forward = forward_cpu};
 
 static const ThinOps *const thin_ops[BACKEND_COUNT] = {
     [BACKEND_CPU] = &thin_ops_cpu,
+    [BACKEND_CUDA] = CUDA_OPS(thin_ops_cuda),
 };
 
 static void check_part(const ThinPart *p, int64_t cols)
