@@ -140,6 +140,7 @@ static const AttentionOps attention_ops_cpu = {
 
 static const AttentionOps *const attention_ops[BACKEND_COUNT] = {
     [BACKEND_CPU] = &attention_ops_cpu,
+    [BACKEND_CUDA] = CUDA_OPS(attention_ops_cuda),
 };
 
 int64_t attention_scratch(const Backend *be, int64_t n, int heads, int kv_heads, int head_dim)
