@@ -155,9 +155,9 @@ __global__ void trapped(int *out)
 
 /* --- touches outside arrays --- */
 
-__global__ void copy_elements(float *out, const float *in, int n)
+__global__ void copy_elements(float *out, const float *in, int first, int n)
 {
-    for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x))
+    for (int i = first + static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x))
         out[i] = in[i];
 }
 
@@ -168,9 +168,9 @@ template <class T> T *device(size_t n)
     return static_cast<T *>(p);
 }
 
-bool copy(float *out, const float *in, int n)
+bool copy(float *out, const float *in, int n, int first = 0)
 {
-    CUDA_LAUNCH(none, copy_elements, 1, 32, 0, out, in, n);
+    CUDA_LAUNCH(none, copy_elements, 1, 32, 0, out, in, first, n);
     return finished();
 }
 
@@ -191,7 +191,13 @@ bool writes_one_past_an_odd_end()
 
 bool writes_one_before_device_memory()
 {
-    return copy(device<float>(61) - 1, device<float>(64), 61);
+    return copy(device<float>(61), device<float>(64) + 1, 61, -1);
+}
+
+bool gets_a_pointer_of_the_host()
+{
+    float values[64] = {};
+    return copy(device<float>(64), values, 64);
 }
 
 bool reads_one_past_managed_memory()
@@ -295,6 +301,7 @@ const Case memory_cases[] = {
     {"a write one past device memory",     writes_one_past_device_memory,   "touches byte 256 of cudaMalloc"       },
     {"a write one past an odd end",        writes_one_past_an_odd_end,      "wrote byte 244 of cudaMalloc"         },
     {"a write one before device memory",   writes_one_before_device_memory, "wrote 4 bytes before cudaMalloc"      },
+    {"a pointer of the host",              gets_a_pointer_of_the_host,      "does not point to device memory"      },
     {"a read one past managed memory",     reads_one_past_managed_memory,   "touches byte 256 of cudaMallocManaged"},
     {"a read of freed memory",             reads_freed_memory,              "freed cudaMalloc"                     },
     {"a write past a shared array",        writes_past_a_shared_array,      "byte 128 of shared array values"      },

@@ -49,7 +49,7 @@ void copy_async(void *dst, const void *src, bool valid, const char *file, int li
     {
         Quiet quiet;
         check_copy(dst, src, valid, file, line);
-        count_async_copy(dst, valid ? src : nullptr);
+        count_async_copy(dst, valid ? src : nullptr, line);
         me->copies.push_back(AsyncCopy{dst, valid ? src : nullptr, me->copy_group, false});
         if (schedule_copies_early()) make_copy(me->copies.back());
         me->spot = Spot{"cp.async", file, line};

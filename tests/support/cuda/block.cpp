@@ -1,4 +1,5 @@
 #include "block.h"
+#include "counting.h"
 #include "counts.h"
 #include "device_memory.h"
 #include "sanitizers.h"
@@ -54,6 +55,7 @@ void resume(Thread *thread)
 /* The last thread to arrive opens the barrier and runs on. */
 void open_barrier()
 {
+    if (counting) counting->barrier();
     block.arrived = 0;
     block.generation++;
     int *next = block.votes[block.generation & 1];
@@ -151,6 +153,7 @@ void run_block(const Launch &what)
     resume(&block.list[schedule_next()]);
     block.current = nullptr;
     thread_index = nullptr;
+    if (counting) counting->end_block();
     shared_end_block();
     counts.blocks++;
     counts.threads += static_cast<unsigned long long>(block.threads);

@@ -9,8 +9,9 @@ namespace emu
 struct CountingHooks {
     void (*mma)();
     void (*load_matrix)(const Deposit *lanes, int tiles); /* value: the address of the lane's row */
-    void (*async_copy)(const void *dst, const void *src);
+    void (*async_copy)(const void *dst, const void *src, int line);
     void (*begin)(const Launch &what);
+    void (*barrier)(); /* all threads of the block have arrived */
     void (*end_block)();
     void (*end)();
 };
@@ -26,8 +27,8 @@ inline void count_load_matrix(const Deposit *lanes, int tiles)
     if (counting) counting->load_matrix(lanes, tiles);
 }
 
-inline void count_async_copy(const void *dst, const void *src)
+inline void count_async_copy(const void *dst, const void *src, int line)
 {
-    if (counting) counting->async_copy(dst, src);
+    if (counting) counting->async_copy(dst, src, line);
 }
 } // namespace emu

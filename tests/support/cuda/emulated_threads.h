@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include <functional>
+#include <memory>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -28,8 +29,18 @@ struct Launch {
     size_t shared_bytes;
     const char *file;
     int line;
-    const void *kernel; /* address of the kernel function */
+    const void *kernel;     /* address of the kernel function */
+    const void *parameters; /* what the launch passed, as it lies in memory */
+    size_t parameter_bytes;
 };
+
+/* A kernel cannot read host memory: reports a pointer to it. */
+void check_pointer(const Launch &what, int argument, const void *pointer);
+
+template <class P> void check_argument(const Launch &what, int argument, const P &value)
+{
+    if constexpr (std::is_pointer_v<P>) check_pointer(what, argument, value);
+}
 
 /* Queues a launch; a bad configuration is kept for cudaGetLastError. */
 void launch(const Launch &what, std::function<void()> body);
@@ -39,9 +50,14 @@ template <class... P, class... A> void launch_kernel(Launch what, void (*kernel)
 {
     static_assert(sizeof(std::tuple<P...>) <= 4096, "a kernel takes at most 4 KiB of parameters");
     static_assert((std::is_trivially_copyable_v<P> && ...), "kernel parameters are plain values");
-    std::tuple<P...> values(std::forward<A>(args)...);
+    const auto values = std::make_shared<const std::tuple<P...>>(std::forward<A>(args)...);
     what.kernel = reinterpret_cast<const void *>(kernel);
-    launch(what, [kernel, values] { std::apply(kernel, values); });
+    what.parameters = values.get();
+    what.parameter_bytes = sizeof *values;
+    int argument = 0;
+    std::apply([&](const P &...value) { (check_argument(what, ++argument, value), ...); }, *values);
+    launch(
+        what, [ kernel, values ]() __attribute__((no_sanitize("thread"))) { std::apply(kernel, *values); });
 }
 
 enum class Vote { COUNT, ALL, ANY };
@@ -81,7 +97,7 @@ T shuffle_value(Shuffle kind, unsigned mask, T value, int argument, int width, c
 
 #define CUDA_LAUNCH_ON(stream, kernel, grid, block, shared_bytes, ...)                                                 \
     emu::launch_kernel(emu::Launch{(stream), #kernel, dim3(grid), dim3(block), static_cast<size_t>(shared_bytes),      \
-                                   __FILE__, __LINE__, nullptr},                                                       \
+                                   __FILE__, __LINE__, nullptr, nullptr, 0},                                           \
                        kernel __VA_OPT__(, ) __VA_ARGS__)
 
 /* The address of `site` tells one array of a kernel from another; each instance of a template has its own. */

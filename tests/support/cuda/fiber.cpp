@@ -184,4 +184,10 @@ bool fiber_stack_overflow(const void *address)
         if (at >= fiber->stack - GUARD_BYTES && at < fiber->stack) return true;
     return false;
 }
+
+bool fiber_stack_contains(const void *address)
+{
+    const char *at = static_cast<const char *>(address);
+    return at >= current->stack && at < current->stack + current->stack_bytes;
+}
 } // namespace emu

@@ -25,5 +25,8 @@ void fibers_for_block(int threads, void (*body)());
 /* True when `address` lies just below the stack of a fiber. */
 bool fiber_stack_overflow(const void *address);
 
+/* True when `address` lies in the stack of the fiber that runs. */
+bool fiber_stack_contains(const void *address);
+
 extern unsigned long long fiber_switches;
 } // namespace emu

@@ -2,6 +2,7 @@
 #include "block.h"
 #include "counting.h"
 #include "counts.h"
+#include "device_memory.h"
 #include "fault.h"
 #include "settings.h"
 #include "stream.h"
@@ -43,6 +44,14 @@ void run(const Launch &what, const std::function<void()> &body)
     if (counting) counting->end();
 }
 } // namespace
+
+void check_pointer(const Launch &what, int argument, const void *pointer)
+{
+    if (pointer == nullptr || device_contains(pointer, 0)) return;
+    const char *where = device_describe(pointer);
+    report(what.file, what.line, "argument %d of kernel %s does not point to device memory but to %s", argument,
+           what.name, where ? where : "memory of the host");
+}
 
 void launch(const Launch &what, std::function<void()> body)
 {

@@ -59,12 +59,12 @@ inline void race_reset(void *at)
 
 inline void race_reads(const void *at, size_t bytes)
 {
-    if (__tsan_read_range) __tsan_read_range(const_cast<void *>(at), bytes);
+    if (race_detection()) __tsan_read_range(const_cast<void *>(at), bytes);
 }
 
 inline void race_writes(void *at, size_t bytes)
 {
-    if (__tsan_write_range) __tsan_write_range(at, bytes);
+    if (race_detection()) __tsan_write_range(at, bytes);
 }
 
 /* The emulation's own use of malloc and memcpy inside an emulated thread is no access of the kernel. */

@@ -1,0 +1,38 @@
+/* count_access.h - accesses of one block between two barriers, and what warps make of them. */
+#pragma once
+
+#include "emulation_count.h"
+
+#include <stdint.h>
+
+#include <unordered_set>
+#include <vector>
+
+namespace emu
+{
+enum class Space : uint8_t { GLOBAL, SHARED };
+
+struct Access {
+    uintptr_t place; /* of the code */
+    uintptr_t address;
+    uint16_t thread;
+    uint8_t bytes;
+    Space space;
+    bool store;
+    bool joined; /* grew out of several accesses */
+};
+
+/* Sectors that a launch has touched. */
+struct Touched {
+    std::unordered_set<uintptr_t> loaded, stored;
+};
+
+/* Adds to the last access of the same thread when both fill one aligned vector. */
+void access_add(std::vector<Access> *list, const Access &access);
+
+/* Groups the accesses into warp instructions, adds them to `count` and empties the list. */
+void access_flush(std::vector<Access> *list, KernelCount *count, Touched *touched);
+
+/* Passes over the banks for lanes that each touch `bytes` at an address. */
+unsigned bank_passes(const uintptr_t *addresses, size_t lanes, unsigned bytes, unsigned *least);
+} // namespace emu
