@@ -32,7 +32,8 @@ void row_reader_close(RowReader *r);
 /* *end is set, and *row left alone, after the last record. */
 bool row_reader_next(RowReader *r, Row *row, bool *end, Err *err) MUST_USE;
 
-/* Always false: the fault gets "PATH:LINE:COL: " in front. Only faults of the data (ERR_DATA) are placed. */
+/* Always false: the fault gets "PATH:LINE:COL: " in front. Only faults of the data, and what they
+ * lack of the model (ERR_DATA, ERR_MODEL), are placed. */
 bool row_place(Err *err, const char *path, int64_t line, int64_t column);
 
 bool row_parse(json_t **out, const Row *row, const char *path, Err *err) MUST_USE;
