@@ -111,6 +111,9 @@ int64_t dataset_rows(const Dataset *d);
 int64_t dataset_row_trained(const Dataset *d, int64_t epoch,
                             int64_t row); /* targets of one row, O(1) or O(samples in it) */
 
+/* Number of the k-th sample in that row, -1 behind the last one. */
+int64_t dataset_row_sample(const Dataset *d, int64_t epoch, int64_t row, int64_t k);
+
 /* A micro-batch: rows [first, first + count) of the endless sequence epoch 0, epoch 1, ... (row number = epoch *
  * dataset_rows + position). O(1) to reach. Buffers belong to the cursor and hold `micro_batch_size` full rows. */
 typedef struct BatchCursor BatchCursor;

@@ -114,3 +114,12 @@ int64_t dataset_row_trained(const Dataset *d, int64_t epoch, int64_t row)
     const int64_t r = dataset_row_at(d, epoch, row);
     return d->packing ? d->trained[r] : (int64_t)dataset_token_sample(d, r)->trained;
 }
+
+int64_t dataset_row_sample(const Dataset *d, int64_t epoch, int64_t row, int64_t k)
+{
+    const int64_t r = dataset_row_at(d, epoch, row);
+    if (!d->packing) return k == 0 ? r : -1;
+    int64_t count = 0;
+    const int64_t *items = dataset_row_items(d, r, &count);
+    return k < count ? items[k] : -1;
+}

@@ -122,7 +122,7 @@ static bool give_up(Trainer *t, Err *err)
     if (t->saved_step >= 0) snprintf(saved, sizeof saved, "the newest checkpoint is of step %" PRId64, t->saved_step);
     return FAIL(err, ERR_DIVERGED,
                 "stopped at update %" PRId64 ": %" PRId64 " bad updates in a row, %" PRId64 " in all, %" PRId64
-                " rollbacks; %s%s%s; lower learning_rate, or look at these rows with \"qlora inspect\"",
+                " rollbacks; %s%s%s; lower learning_rate, or look at these samples with \"qlora inspect\"",
                 t->state.step, w->in_a_row, w->total, w->rollbacks, t->trouble, t->trouble[0] ? "; " : "", saved);
 }
 

@@ -39,7 +39,7 @@ typedef struct Trainer {
     double trained_seconds; /* inside updates */
     int64_t trained_tokens_now;
     bool gave_up;      /* the watchdog stopped the run */
-    char trouble[512]; /* what it saw last */
+    char trouble[768]; /* what it saw last */
     bool log_failed, board_failed;
 } Trainer;
 

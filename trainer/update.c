@@ -2,12 +2,14 @@
 
 #include "backend/elementwise.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "trainer/process.h"
 #include "trainer/signals.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 bool update_asked_to_stop(const Trainer *t)
 {
@@ -80,15 +82,36 @@ static double shown(double value)
     return isnan(value) ? (double)NAN : value;
 }
 
+/* "samples 7, 3, 12 and 5 more, the first from train.jsonl:8" of the rows just trained, numbered as inspect does. */
+static void name_samples(const Trainer *t, int64_t rows, char *out, size_t size)
+{
+    enum { NAMED = 8 };
+    const Dataset *d = t->session.train;
+    size_t used = (size_t)snprintf(out, size, "samples");
+    int64_t count = 0, first = 0;
+    for (int64_t row = t->state.rows - rows; row < t->state.rows; row++) {
+        int64_t sample;
+        for (int64_t k = 0; (sample = dataset_row_sample(d, row / t->plan.rows, row % t->plan.rows, k)) >= 0; k++) {
+            if (count == 0) first = sample;
+            if (count < NAMED)
+                used += (size_t)snprintf(out + used, size - used, "%s %" PRId64, count ? "," : "", sample);
+            count++;
+        }
+    }
+    if (count > NAMED) used += (size_t)snprintf(out + used, size - used, " and %" PRId64 " more", count - NAMED);
+    const SamplePlace place = dataset_sample_place(d, first);
+    char path[128];
+    snprintf(out + used, size - used, ", the first from %s:%" PRId64,
+             text_printable(path, sizeof path, place.path, strlen(place.path)), place.line);
+}
+
 static void tell_withheld(Trainer *t, int64_t rows, const UpdateMetrics *m)
 {
-    const int64_t epoch = t->plan.rows, first = t->state.rows - rows, last = t->state.rows - 1;
+    char samples[384];
+    name_samples(t, rows, samples, sizeof samples);
     const int bad = m->report.first_bad_param;
-    snprintf(t->trouble, sizeof t->trouble,
-             "update %" PRId64 " was withheld: loss %g, gradient norm %g, from row %" PRId64 " of epoch %" PRId64
-             " to row %" PRId64 " of epoch %" PRId64 "%s%s",
-             m->step, shown(m->loss), shown(m->report.grad_norm), first % epoch + 1, first / epoch + 1,
-             last % epoch + 1, last / epoch + 1, bad >= 0 ? ", first bad tensor " : "",
+    snprintf(t->trouble, sizeof t->trouble, "update %" PRId64 " was withheld: loss %g, gradient norm %g, %s%s%s",
+             m->step, shown(m->loss), shown(m->report.grad_norm), samples, bad >= 0 ? "; first bad tensor " : "",
              bad >= 0 ? model_lora(t->session.model)->table.items[bad].name : "");
     log_warn("%s", t->trouble);
 }

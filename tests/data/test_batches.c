@@ -220,6 +220,30 @@ static void a_cursor_at_any_row_equals_going_there_step_by_step(void **state)
     }
 }
 
+static void the_samples_of_a_row_are_those_that_a_batch_holds(void **state)
+{
+    (void)state;
+    for (int packing = 0; packing < 2; packing++) {
+        Opened o;
+        BatchCursor *c = NULL;
+        open_numbered(&o, 40, packing, true);
+        MUST(batch_cursor_create(&c, o.data, 1, &must_err));
+        const int64_t rows = dataset_rows(o.data);
+        for (int64_t i = 0; i < 2 * rows; i++) {
+            Batch b;
+            batch_cursor_get(c, i, 1, &b);
+            for (int k = 0; k < b.segments; k++) {
+                const int64_t sample = dataset_row_sample(o.data, i / rows, i % rows, k);
+                assert_true(sample >= 0);
+                check_segment(&b, k, dataset_sample(o.data, sample));
+            }
+            assert_int_equal(dataset_row_sample(o.data, i / rows, i % rows, b.segments), -1);
+        }
+        batch_cursor_free(c);
+        close_numbered(&o);
+    }
+}
+
 static void a_far_row_is_reached_at_once(void **state)
 {
     (void)state;
@@ -317,6 +341,7 @@ int main(void)
         cmocka_unit_test(every_epoch_shows_every_sample_once),
         cmocka_unit_test(the_order_is_a_function_of_seed_and_epoch),
         cmocka_unit_test(a_cursor_at_any_row_equals_going_there_step_by_step),
+        cmocka_unit_test(the_samples_of_a_row_are_those_that_a_batch_holds),
         cmocka_unit_test(a_far_row_is_reached_at_once),
         cmocka_unit_test(both_parts_of_a_split_have_rows_of_their_own),
         cmocka_unit_test(packing_fills_rows),

@@ -56,7 +56,8 @@ static void a_loss_that_is_not_finite_stops_the_run_and_reaches_no_weight(void *
     assert_false(workspace_train("a", EXPLODES "max_steps: 30\nsave_steps: 1\n", NULL, &report, &err));
     assert_int_equal(err.code, ERR_DIVERGED);
     assert_int_equal(err_exit_status(err.code), 7);
-    assert_non_null(strstr(err.text, "of epoch"));
+    assert_non_null(strstr(err.text, " was withheld: loss "));
+    assert_non_null(strstr(err.text, ", the first from train.jsonl:"));
     assert_true(report.withheld >= 3);
     const int n = workspace_curve("a", "loss", loss, 64);
     workspace_curve("a", "grad_norm", norm, 64);
