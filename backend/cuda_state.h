@@ -35,11 +35,16 @@ typedef struct CudaCopyBuffer {
     cudaEvent_t done;
 } CudaCopyBuffer;
 
-/* Small arrays: pinned and device memory of the same layout, filled from the front. */
+/* Small arrays: pinned and device memory of the same layout, filled from the front. The latest ones are remembered. */
+enum { CUDA_STAGE_RECENT = 8 };
+
 typedef struct CudaStage {
     char *pinned, *device;
     size_t used;
-    size_t last, last_bytes; /* what the latest call staged */
+    struct {
+        size_t at, bytes; /* bytes 0: none */
+    } recent[CUDA_STAGE_RECENT];
+    int next_recent;
 } CudaStage;
 
 struct CudaState {

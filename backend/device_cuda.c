@@ -54,24 +54,43 @@ void cuda_note(Backend *be, cudaError_t e, const char *what)
     if (e != cudaSuccess && !cuda_failed(be)) (void)device_fault(&be->fault, e, what);
 }
 
+static const void *staged_before(const CudaStage *s, const void *host, size_t bytes)
+{
+    for (int i = 0; i < CUDA_STAGE_RECENT; i++) {
+        if (s->recent[i].bytes == bytes && memcmp(s->pinned + s->recent[i].at, host, bytes) == 0)
+            return s->device + s->recent[i].at;
+    }
+    return NULL;
+}
+
 /* Kernels that read the old bytes have run before new ones replace them: the area is only reused after a wait. */
+static size_t stage_room(Backend *be, size_t bytes)
+{
+    CudaStage *s = &be->cuda->stage;
+    if (s->used + bytes > CUDA_STAGE_MAX) {
+        cuda_note(be, cudaStreamSynchronize(be->cuda->stream), "waiting for staged arrays");
+        s->used = 0;
+        memset(s->recent, 0, sizeof s->recent);
+    }
+    const size_t at = s->used;
+    s->used += (bytes + STAGE_ALIGN - 1) / STAGE_ALIGN * STAGE_ALIGN;
+    s->recent[s->next_recent].at = at;
+    s->recent[s->next_recent].bytes = bytes;
+    s->next_recent = (s->next_recent + 1) % CUDA_STAGE_RECENT;
+    return at;
+}
+
 const void *cuda_stage(Backend *be, const void *host, size_t bytes)
 {
     CudaStage *s = &be->cuda->stage;
     CHECK(bytes > 0 && bytes <= CUDA_STAGE_MAX);
-    if (s->last_bytes == bytes && memcmp(s->pinned + s->last, host, bytes) == 0) return s->device + s->last;
-    if (s->used + bytes > CUDA_STAGE_MAX) {
-        cuda_note(be, cudaStreamSynchronize(be->cuda->stream), "waiting for staged arrays");
-        s->used = 0;
-    }
-    s->last = s->used;
-    s->last_bytes = bytes;
-    s->used += (bytes + STAGE_ALIGN - 1) / STAGE_ALIGN * STAGE_ALIGN;
-    memcpy(s->pinned + s->last, host, bytes);
-    cuda_note(
-        be, cudaMemcpyAsync(s->device + s->last, s->pinned + s->last, bytes, cudaMemcpyHostToDevice, be->cuda->stream),
-        "copying a small array to the device");
-    return s->device + s->last;
+    const void *before = staged_before(s, host, bytes);
+    if (before) return before;
+    const size_t at = stage_room(be, bytes);
+    memcpy(s->pinned + at, host, bytes);
+    cuda_note(be, cudaMemcpyAsync(s->device + at, s->pinned + at, bytes, cudaMemcpyHostToDevice, be->cuda->stream),
+              "copying a small array to the device");
+    return s->device + at;
 }
 
 /* --- opening --- */

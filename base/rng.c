@@ -38,8 +38,7 @@ static Rng4 philox(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t 
     };
 }
 
-/* Folds (purpose, stream, step) into a counter-independent key. */
-static Rng4 fold(RngKey key)
+Rng4 rng_subkey(RngKey key)
 {
     return philox((uint32_t)key.step, (uint32_t)(key.step >> 32), key.purpose, key.stream, (uint32_t)key.seed,
                   (uint32_t)(key.seed >> 32));
@@ -47,7 +46,7 @@ static Rng4 fold(RngKey key)
 
 Rng4 rng_block(RngKey key, uint64_t block)
 {
-    const Rng4 sub = fold(key);
+    const Rng4 sub = rng_subkey(key);
     return philox((uint32_t)block, (uint32_t)(block >> 32), sub.word[2], sub.word[3], sub.word[0], sub.word[1]);
 }
 
@@ -97,7 +96,7 @@ static void philox_sixteen(uint32_t *words, uint64_t block, Rng4 sub)
 
 void rng_blocks(RngKey key, uint64_t first, uint32_t *words, int count)
 {
-    const Rng4 sub = fold(key);
+    const Rng4 sub = rng_subkey(key);
     int at = 0;
 #if defined(__AVX512F__)
     for (; at + 16 <= count; at += 16)

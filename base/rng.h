@@ -36,6 +36,9 @@ typedef struct Rng4 {
     uint32_t word[4];
 } Rng4;
 
+/* (seed, purpose, stream, step) folded into what the blocks of a sequence are made from; devices start there. */
+Rng4 rng_subkey(RngKey key);
+
 /* Words 4*block .. 4*block+3 of the sequence of this key. */
 Rng4 rng_block(RngKey key, uint64_t block);
 

@@ -57,6 +57,7 @@ static const DropoutOps dropout_ops_cpu = {.apply = dropout_cpu};
 
 static const DropoutOps *const dropout_ops[BACKEND_COUNT] = {
     [BACKEND_CPU] = &dropout_ops_cpu,
+    [BACKEND_CUDA] = CUDA_OPS(dropout_ops_cuda),
 };
 
 void lora_dropout(Backend *be, const Tensor *out, const Tensor *in, float p, RngKey key)

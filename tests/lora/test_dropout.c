@@ -1,78 +1,105 @@
 /* Masks: a function of the key, of the right density, the same for values and gradients. */
-#include "tests/lora/rig.h"
+#include "lora/lora.h"
+
+#include "tests/support/kernel_test.h"
 
 enum { ROWS = 200, COLS = 100, STRIDE = 112 };
 
-static Backend *open_backend(void)
-{
-    Backend *be;
-    const BackendOptions options = {.kind = BACKEND_CPU};
-    MUST(backend_open(&be, &options, &rig_err));
-    return be;
-}
-
 static const RngKey key = {.seed = 1, .purpose = RNG_LORA_DROPOUT, .stream = 5, .step = 9};
 
-static void ones(float *x, int64_t n)
+static Tensor ones(DType dtype, int64_t cols, int64_t stride)
 {
-    for (int64_t i = 0; i < n; i++)
-        x[i] = 1;
+    const Tensor t = kernel_matrix(dtype, ROWS, cols, stride);
+    for (int64_t i = 0; i < ROWS; i++) {
+        for (int64_t j = 0; j < cols; j++)
+            kernel_set(&t, i, j, 1);
+    }
+    return t;
+}
+
+/* Element e is decided by 16 bits: half e % 2 of word e / 2 % 4 of block e / 8. */
+static bool kept_by_key(int64_t element, float p, RngKey k)
+{
+    const Rng4 words = rng_block(k, (uint64_t)element / 8);
+    const uint32_t half = words.word[element % 8 / 2] >> (element % 2 * 16) & 0xffffu;
+    return half >= (uint32_t)lrintf(p * 65536.0f);
 }
 
 static void kept_elements_are_scaled_and_the_share_is_right(void **state)
 {
     (void)state;
-    static float x[ROWS * COLS];
     static const float shares[] = {0, 0.05f, 0.1f, 0.5f, 0.9f};
-    Backend *be = open_backend();
+    Backend *be = kernel_backend(0, false);
     for (size_t s = 0; s < ARRAY_COUNT(shares); s++) {
         const float p = shares[s];
-        const Tensor t = tensor_matrix(x, DTYPE_F32, ROWS, COLS);
-        ones(x, ROWS * COLS);
+        const Tensor t = ones(DTYPE_F32, COLS, COLS);
         lora_dropout(be, &t, &t, p, key);
-        double dropped = 0;
+        double *x = kernel_values(&t), dropped = 0;
         for (int64_t i = 0; i < ROWS * COLS; i++) {
-            assert_true(x[i] == 0 || fabs((double)x[i] * (1 - (double)p) - 1) < 1e-6);
+            assert_true(x[i] == 0 || fabs(x[i] * (1 - (double)p) - 1) < 1e-6);
             dropped += x[i] == 0;
         }
         const double expected = (double)p * ROWS * COLS, deviation = sqrt(expected * (1 - (double)p));
         assert_true(fabs(dropped - expected) <= 5 * deviation + 1e-9);
+        free(x);
+        kernel_free(&t);
     }
-    backend_close(be);
+    kernel_close(be);
 }
 
+/* Odd widths, whole packs, and rows that start anywhere: the mask is that of the dense matrix. */
 static void the_mask_is_a_function_of_the_key_alone(void **state)
 {
     (void)state;
-    static float dense[ROWS * COLS], strided[ROWS * STRIDE];
-    static uint16_t narrow[ROWS * COLS];
-    Backend *be = open_backend();
-    const Tensor t = tensor_matrix(dense, DTYPE_F32, ROWS, COLS),
-                 wide = tensor_matrix(strided, DTYPE_F32, ROWS, STRIDE);
-    const Tensor inner = tensor_slice_cols(&wide, 0, COLS), half = tensor_matrix(narrow, DTYPE_BF16, ROWS, COLS);
-    ones(dense, ROWS * COLS);
-    ones(strided, ROWS * STRIDE);
-    for (int64_t i = 0; i < ROWS * COLS; i++)
-        narrow[i] = bf16_from_f32(1);
-    lora_dropout(be, &t, &t, 0.3f, key);
-    lora_dropout(be, &inner, &inner, 0.3f, key);
-    lora_dropout(be, &half, &half, 0.3f, key);
-    for (int64_t i = 0; i < ROWS; i++) {
-        for (int64_t j = 0; j < COLS; j++) {
-            const bool kept = dense[i * COLS + j] != 0;
-            assert_true((strided[i * STRIDE + j] != 0) == kept && (narrow[i * COLS + j] != 0) == kept);
+    static const int64_t widths[][2] = {
+        {COLS, COLS  },
+        {COLS, STRIDE},
+        {96,   96    },
+        {96,   STRIDE},
+        {96,   101   },
+        {7,    7     },
+        {1,    3     }
+    };
+    static const DType dtypes[] = {DTYPE_F32, DTYPE_BF16};
+    Backend *be = kernel_backend(0, false);
+    for (size_t w = 0; w < 2 * ARRAY_COUNT(widths); w++) {
+        const int64_t cols = widths[w / 2][0];
+        const Tensor in = kernel_random(dtypes[w % 2], ROWS, cols, widths[w / 2][1], 3, 1.0f);
+        const Tensor out = kernel_matrix(dtypes[w % 2], ROWS, cols, widths[w / 2][1]);
+        lora_dropout(be, &out, &in, 0.3f, key);
+        for (int64_t i = 0; i < ROWS; i++) {
+            for (int64_t j = 0; j < cols; j++) {
+                const float scaled = (float)kernel_at(&in, i, j) * (1.0f / (1.0f - 0.3f));
+                const double want = kept_by_key(i * cols + j, 0.3f, key) ? kernel_round((double)scaled, in.dtype) : 0;
+                assert_true(kernel_at(&out, i, j) == want);
+            }
         }
-        assert_true(strided[i * STRIDE + COLS] == 1); /* spare columns are nobody's */
+        kernel_check_guards(&out);
+        kernel_free(&in);
+        kernel_free(&out);
     }
+    kernel_close(be);
+}
+
+static void another_step_draws_another_mask(void **state)
+{
+    (void)state;
+    Backend *be = kernel_backend(0, false);
+    const Tensor a = ones(DTYPE_F32, COLS, COLS), b = ones(DTYPE_F32, COLS, STRIDE);
     RngKey other = key;
     other.step++;
+    lora_dropout(be, &a, &a, 0.3f, key);
+    lora_dropout(be, &b, &b, 0.3f, other);
     int differ = 0;
-    ones(strided, ROWS * STRIDE);
-    lora_dropout(be, &inner, &inner, 0.3f, other);
-    for (int64_t i = 0; i < ROWS * COLS; i++)
-        differ += (dense[i] != 0) != (strided[i / COLS * STRIDE + i % COLS] != 0);
+    for (int64_t i = 0; i < ROWS; i++) {
+        for (int64_t j = 0; j < COLS; j++)
+            differ += (kernel_at(&a, i, j) != 0) != (kernel_at(&b, i, j) != 0);
+    }
     assert_true(differ > ROWS * COLS / 3); /* 0.42 of them by chance */
-    backend_close(be);
+    kernel_check_guards(&b);
+    kernel_free(&a);
+    kernel_free(&b);
+    kernel_close(be);
 }
 
 int main(void)
@@ -80,6 +107,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kept_elements_are_scaled_and_the_share_is_right),
         cmocka_unit_test(the_mask_is_a_function_of_the_key_alone),
+        cmocka_unit_test(another_step_draws_another_mask),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
