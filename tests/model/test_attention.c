@@ -3,31 +3,49 @@
 #include "backend/tiles.h"
 #include "tests/support/kernel_test.h"
 
+enum { SEGMENTS_MAX = 48 };
+
 /* One micro-batch: segment lengths end with 0. */
-static const struct Case {
+typedef struct Case {
     const char *name;
     int heads, kv_heads, head_dim;
-    int lengths[12];
+    int lengths[SEGMENTS_MAX];
     int64_t spare; /* columns beyond the row of qkv, out and their gradients */
-} cases[] = {
-    {"one token",               2, 1, 16,  {1},                              0 },
-    {"tokens on their own",     2, 2, 32,  {1, 1, 1, 1, 1},                  0 },
-    {"grouped, odd lengths",    9, 3, 64,  {37, 1, 66, 3},                   64},
-    {"one segment of 200",      2, 1, 64,  {200},                            0 },
-    {"heads of 2",              4, 2, 2,   {70, 3},                          0 },
-    {"heads of 20",             3, 3, 20,  {40, 71},                         2 },
-    {"narrow heads",            4, 2, 8,   {70, 71},                         2 },
-    {"heads of 40",             2, 1, 40,  {129},                            0 },
-    {"wide heads",              2, 1, 256, {65, 3},                          0 },
-    {"segments over the tiles", 2, 1, 16,  {60, 5, 127, 1, 128, 64, 32, 31}, 0 },
-    {"many key heads",          6, 6, 24,  {33, 90},                         0 },
+} Case;
+
+/* Tiles have 32, 64 or 128 rows; kernels with vectors for 16-bit elements want strides and heads of 8. */
+static const Case cases[] = {
+    {"one token",                    2, 1, 16,  {1},                              0 },
+    {"tokens on their own",          2, 2, 32,  {1, 1, 1, 1, 1},                  0 },
+    {"grouped, odd lengths",         9, 3, 64,  {37, 1, 66, 3},                   64},
+    {"one segment of 200",           2, 1, 64,  {200},                            0 },
+    {"63 tokens",                    1, 1, 64,  {63},                             8 },
+    {"64 tokens",                    1, 1, 64,  {64},                             0 },
+    {"65 tokens, one after them",    1, 1, 64,  {65, 1},                          0 },
+    {"129 tokens",                   2, 2, 64,  {129},                            2 },
+    {"a segment that ends on tiles", 1, 1, 64,  {128, 128},                       0 },
+    {"one segment of 300",           1, 1, 128, {300},                            0 },
+    {"heads of 2",                   4, 2, 2,   {70, 3},                          0 },
+    {"heads of 20",                  3, 3, 20,  {40, 71},                         2 },
+    {"narrow heads",                 4, 2, 8,   {70, 71},                         2 },
+    {"heads of 40",                  2, 1, 40,  {129},                            0 },
+    {"heads of 72",                  2, 1, 72,  {65, 1, 30},                      0 },
+    {"heads of 80",                  3, 1, 80,  {63, 70},                         16},
+    {"heads of 96",                  2, 2, 96,  {33, 100},                        0 },
+    {"heads of 100",                 2, 1, 100, {9, 66},                          4 },
+    {"heads of 120",                 2, 2, 120, {64, 65},                         8 },
+    {"heads of 128",                 2, 1, 128, {61, 70, 1},                      0 },
+    {"heads of 200",                 1, 1, 200, {67},                             0 },
+    {"wide heads",                   2, 1, 256, {65, 3},                          0 },
+    {"segments over the tiles",      2, 1, 16,  {60, 5, 127, 1, 128, 64, 32, 31}, 0 },
+    {"many key heads",               6, 6, 24,  {33, 90},                         0 },
 };
 
-static int64_t rows_of(const struct Case *c, int32_t *starts, int *segments)
+static int64_t rows_of(const Case *c, int32_t *starts, int *segments)
 {
     *segments = 0;
     starts[0] = 0;
-    for (int i = 0; i < 12 && c->lengths[i]; i++) {
+    for (int i = 0; i < SEGMENTS_MAX && c->lengths[i]; i++) {
         starts[i + 1] = starts[i] + c->lengths[i];
         ++*segments;
     }
@@ -121,7 +139,7 @@ typedef struct Run {
     Tensor qkv, dout, out, lse, dqkv, scratch;
 } Run;
 
-static Run run_make(const Backend *be, const struct Case *c, int64_t n, DType dtype)
+static Run run_make(const Backend *be, const Case *c, int64_t n, DType dtype)
 {
     const int64_t wide = c->heads * c->head_dim, width = wide + 2 * c->kv_heads * c->head_dim;
     Run r = {.qkv = kernel_random(dtype, n, width, width + c->spare, 1, 1.0f),
@@ -149,7 +167,7 @@ static void run_free(const Run *r)
     }
 }
 
-static Attention attention_of(const struct Case *c, const int32_t *starts, int segments)
+static Attention attention_of(const Case *c, const int32_t *starts, int segments)
 {
     return (Attention){.heads = c->heads,
                        .kv_heads = c->kv_heads,
@@ -159,30 +177,36 @@ static Attention attention_of(const struct Case *c, const int32_t *starts, int s
                        .starts = starts};
 }
 
-static void check_case(Backend *be, const struct Case *c, DType dtype)
+static void check_run(Backend *be, const char *name, const Attention *at, const Run *r)
 {
-    int32_t starts[13];
-    int segments;
-    const int64_t n = rows_of(c, starts, &segments);
-    const Attention at = attention_of(c, starts, segments);
-    const Run r = run_make(be, c, n, dtype);
-    run_both(be, &at, &r);
-    double *qkv = kernel_values(&r.qkv), *dout = kernel_values(&r.dout);
-    Naive exact = naive_run(&at, n, DTYPE_F64, qkv, dout), plain = naive_run(&at, n, dtype, qkv, dout);
-    kernel_check_bound(c->name, &r.out, plain.out, exact.out, 1e-6);
-    kernel_check_bound(c->name, &r.lse, plain.lse, exact.lse, 2e-6);
-    kernel_check_bound(c->name, &r.dqkv, plain.dqkv, exact.dqkv, 2e-6);
+    run_both(be, at, r);
+    double *qkv = kernel_values(&r->qkv), *dout = kernel_values(&r->dout);
+    const int64_t n = r->qkv.shape[0];
+    Naive exact = naive_run(at, n, DTYPE_F64, qkv, dout), plain = naive_run(at, n, r->qkv.dtype, qkv, dout);
+    kernel_check_bound(name, &r->out, plain.out, exact.out, 1e-6);
+    kernel_check_bound(name, &r->lse, plain.lse, exact.lse, 2e-6);
+    kernel_check_bound(name, &r->dqkv, plain.dqkv, exact.dqkv, 2e-6);
     naive_free(&exact);
     naive_free(&plain);
     free(qkv);
     free(dout);
+}
+
+static void check_case(Backend *be, const Case *c, DType dtype)
+{
+    int32_t starts[SEGMENTS_MAX + 1];
+    int segments;
+    const int64_t n = rows_of(c, starts, &segments);
+    const Attention at = attention_of(c, starts, segments);
+    const Run r = run_make(be, c, n, dtype);
+    check_run(be, c->name, &at, &r);
     run_free(&r);
 }
 
 static void both_passes_stay_within_twice_the_plain_error(void **state)
 {
     (void)state;
-    for (int reference = 0; reference < 2; reference++) {
+    for (int reference = 0; reference < (QLORA_TEST_CUDA ? 1 : 2); reference++) {
         Backend *be = kernel_backend(2, reference);
         for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
             check_case(be, &cases[i], DTYPE_F32);
@@ -190,6 +214,78 @@ static void both_passes_stay_within_twice_the_plain_error(void **state)
         }
         kernel_close(be);
     }
+}
+
+static void any_number_of_query_heads_shares_a_key_head(void **state)
+{
+    (void)state;
+    Backend *be = kernel_backend(2, false);
+    for (int group = 1; group <= 8; group++) {
+        const Case c = {
+            "grouped", 2 * group, 2, 16, {19, 22},
+                  0
+        };
+        check_case(be, &c, DTYPE_F32);
+        check_case(be, &c, DTYPE_BF16);
+    }
+    kernel_close(be);
+}
+
+static void short_segments_share_tiles(void **state)
+{
+    (void)state;
+    Case c = {"short segments", 2, 1, 64, {0}, 0};
+    for (int i = 0; i < 40; i++)
+        c.lengths[i] = 1 + i * 7 % 11; /* 1, 8, 4, 11, 7, 3, 10, 6, 2, 9, 5, ... */
+    c.lengths[20] = 70;
+    Backend *be = kernel_backend(2, false);
+    check_case(be, &c, DTYPE_F32);
+    check_case(be, &c, DTYPE_BF16);
+    kernel_close(be);
+}
+
+static void empty_segments_change_nothing(void **state)
+{
+    (void)state;
+    static const int32_t starts[] = {0, 0, 5, 5, 5, 70, 71, 71};
+    const Case c = {"empty segments", 2, 1, 64, {71}, 0};
+    Backend *be = kernel_backend(2, false);
+    for (int d = 0; d < 2; d++) {
+        const Run r = run_make(be, &c, 71, d ? DTYPE_BF16 : DTYPE_F32);
+        const Attention at = attention_of(&c, starts, (int)ARRAY_COUNT(starts) - 1);
+        check_run(be, c.name, &at, &r);
+        run_free(&r);
+    }
+    kernel_close(be);
+}
+
+/* Rows that start 4 bytes into a line: nothing may be moved 16 bytes at a time, whichever tensor it is. */
+static void tensors_may_start_anywhere(void **state)
+{
+    (void)state;
+    const Case c = {
+        "a tensor off its place", 2, 1, 64, {40, 27},
+            8
+    };
+    int32_t starts[SEGMENTS_MAX + 1];
+    int segments;
+    const int64_t n = rows_of(&c, starts, &segments);
+    const Attention at = attention_of(&c, starts, segments);
+    Backend *be = kernel_backend(2, false);
+    for (int which = 0; which < 4; which++) {
+        for (int d = 0; d < 2; d++) {
+            const Run whole = run_make(be, &c, n, d ? DTYPE_BF16 : DTYPE_F32);
+            Run r = whole;
+            Tensor *moved = which == 0 ? &r.qkv : which == 1 ? &r.out : which == 2 ? &r.dout : &r.dqkv;
+            const Tensor from = kernel_random(moved->dtype, n, moved->stride, moved->stride, 11, 1.0f);
+            *moved = tensor_slice_cols(&from, d ? 2 : 1, moved->shape[1]);
+            check_run(be, c.name, &at, &r);
+            kernel_check_guards(&from);
+            kernel_free(&from);
+            run_free(&whole);
+        }
+    }
+    kernel_close(be);
 }
 
 static double objective(const Attention *at, int64_t n, const double *qkv, const double *dout)
@@ -206,11 +302,11 @@ static double objective(const Attention *at, int64_t n, const double *qkv, const
 static void the_reference_gradient_is_the_central_difference(void **state)
 {
     (void)state;
-    const struct Case c = {
+    const Case c = {
         "", 4, 2, 8, {5, 1, 4},
             0
     };
-    int32_t starts[13];
+    int32_t starts[SEGMENTS_MAX + 1];
     int segments;
     const int64_t n = rows_of(&c, starts, &segments);
     const Attention at = attention_of(&c, starts, segments);
@@ -237,8 +333,8 @@ static void the_reference_gradient_is_the_central_difference(void **state)
 static void bits_depend_neither_on_the_run_nor_on_the_threads(void **state)
 {
     (void)state;
-    const struct Case *c = &cases[2];
-    int32_t starts[13];
+    const Case *c = &cases[2]; /* grouped, odd lengths */
+    int32_t starts[SEGMENTS_MAX + 1];
     int segments;
     const int64_t n = rows_of(c, starts, &segments);
     const Attention at = attention_of(c, starts, segments);
@@ -248,7 +344,7 @@ static void bits_depend_neither_on_the_run_nor_on_the_threads(void **state)
         const Run first = run_make(one, c, n, dtype);
         run_both(one, &at, &first);
         backend_close(one);
-        for (int repeat = 0; repeat < 10; repeat++) {
+        for (int repeat = 0; repeat < (QLORA_TEST_CUDA ? 2 : 10); repeat++) {
             Backend *be = kernel_backend(1 + repeat % 4, false);
             const Run again = run_make(be, c, n, dtype);
             run_both(be, &at, &again);
@@ -266,13 +362,13 @@ static void packed_segments_equal_lone_ones_within_rounding(void **state)
 {
     (void)state;
     Backend *be = kernel_backend(2, false);
-    const struct Case packed =
-                          {
-                              "", 3, 1, 32, {50, 77, 130},
-                                  0
+    const Case packed =
+                   {
+                       "", 3, 1, 32, {50, 77, 130},
+                           0
     },
-                      lone = {"", 3, 1, 32, {77}, 0};
-    int32_t starts[13], lone_starts[13];
+               lone = {"", 3, 1, 32, {77}, 0};
+    int32_t starts[SEGMENTS_MAX + 1], lone_starts[SEGMENTS_MAX + 1];
     int segments, one;
     const int64_t n = rows_of(&packed, starts, &segments), m = rows_of(&lone, lone_starts, &one);
     const Attention at = attention_of(&packed, starts, segments), at_lone = attention_of(&lone, lone_starts, one);
@@ -347,6 +443,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(both_passes_stay_within_twice_the_plain_error),
+        cmocka_unit_test(any_number_of_query_heads_shares_a_key_head),
+        cmocka_unit_test(short_segments_share_tiles),
+        cmocka_unit_test(empty_segments_change_nothing),
+        cmocka_unit_test(tensors_may_start_anywhere),
         cmocka_unit_test(the_reference_gradient_is_the_central_difference),
         cmocka_unit_test(bits_depend_neither_on_the_run_nor_on_the_threads),
         cmocka_unit_test(packed_segments_equal_lone_ones_within_rounding),
