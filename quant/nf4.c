@@ -149,6 +149,7 @@ static void decode_cpu(Backend *be, const Tensor *w, const QuantMatrix *m)
 static const QuantOps quant_ops_cpu = {.decode = decode_cpu};
 static const QuantOps *const quant_ops[BACKEND_COUNT] = {
     [BACKEND_CPU] = &quant_ops_cpu,
+    [BACKEND_CUDA] = CUDA_OPS(quant_ops_cuda),
 };
 
 void quant_decode(Backend *be, const Tensor *w, const QuantMatrix *m)
