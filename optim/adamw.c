@@ -1,4 +1,4 @@
-#include "optim/internal.h"
+#include "optim/ops.h"
 
 #include "base/mem.h"
 #include "quant/blockwise.h"
@@ -42,8 +42,9 @@ static void cut_pieces(Adamw *opt)
             const int64_t first = block * STATE_BLOCK, left = s->count - first;
             *piece = (Piece){
                 .param = i,
-                .first = first,
-                .count = left < blocks * STATE_BLOCK ? left : blocks * STATE_BLOCK,
+                .count = (int32_t)(left < blocks * STATE_BLOCK ? left : blocks * STATE_BLOCK),
+                .element = opt->table->items[i].offset + first,
+                .scale = s->eight_bit ? s->absmax + block : -1,
                 .offset = s->offset + (size_t)first * element_bytes(s),
                 .bytes = (size_t)(blocks * STATE_BLOCK) * element_bytes(s),
             };
@@ -51,11 +52,28 @@ static void cut_pieces(Adamw *opt)
     }
 }
 
+static void collect_cpu(Adamw *opt)
+{
+    (void)opt; /* they are there */
+}
+
+static const AdamwOps adamw_ops_cpu = {
+    .norms = adamw_norms_cpu,
+    .clamped_norms = adamw_clamped_norms_cpu,
+    .run = adamw_run_cpu,
+    .collect = collect_cpu,
+};
+
+static const AdamwOps *const operations[BACKEND_COUNT] = {
+    [BACKEND_CPU] = &adamw_ops_cpu,
+};
+
 bool adamw_create(Adamw **out, Backend *be, const ParamTable *table, const AdamwOptions *options, Err *err)
 {
     Adamw *opt = mem_alloc(1, sizeof *opt, err);
     if (!opt) return false;
     opt->be = be;
+    opt->ops = operations[backend_kind(be)];
     opt->table = table;
     opt->options = *options;
     blockwise_map_signed(opt->map1);
@@ -63,6 +81,7 @@ bool adamw_create(Adamw **out, Backend *be, const ParamTable *table, const Adamw
     const size_t params = (size_t)table->count;
     TRY((opt->spans = mem_alloc(params, sizeof *opt->spans, err)) != NULL);
     TRY((opt->steps = mem_alloc(params, sizeof *opt->steps, err)) != NULL);
+    TRY((opt->norms = mem_alloc(params, sizeof *opt->norms, err)) != NULL);
     lay_out_spans(opt);
     TRY((opt->pieces = mem_alloc((size_t)opt->piece_count, sizeof *opt->pieces, err)) != NULL);
     TRY((opt->results = mem_alloc((size_t)opt->piece_count, sizeof *opt->results, err)) != NULL);
@@ -80,6 +99,7 @@ void adamw_free(Adamw *opt)
     pages_close(&opt->pages);
     mem_free(opt->spans);
     mem_free(opt->steps);
+    mem_free(opt->norms);
     mem_free(opt->pieces);
     mem_free(opt->results);
     mem_free(opt);

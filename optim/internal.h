@@ -7,9 +7,14 @@
  */
 #pragma once
 
+#include "backend/elementwise.h"
 #include "optim/adamw.h"
 #include "optim/clip.h"
 #include "optim/pages.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 enum {
     STATE_BLOCK = 256,
@@ -27,12 +32,20 @@ typedef struct StateSpan {
 } StateSpan;
 
 typedef struct Piece {
-    int param;
-    int64_t first; /* element of the parameter, a multiple of STATE_BLOCK */
-    int64_t count;
-    size_t offset; /* bytes, in either region */
-    size_t bytes;  /* with the padding of the last block */
+    int32_t param;
+    int32_t count;   /* elements */
+    int64_t element; /* the first one in the flat buffers, a multiple of STATE_BLOCK */
+    int64_t scale;   /* index of the scale of its first block, -1: states of 32 bits */
+    size_t offset;   /* bytes, in either region */
+    size_t bytes;    /* with the padding of the last block */
 } Piece;
+
+/* Pieces [first, last) lie side by side in both regions, from `offset` on; `state1` and `state2` begin there. */
+typedef struct PieceBatch {
+    int64_t first, last;
+    size_t offset, bytes;
+    Tensor state1, state2;
+} PieceBatch;
 
 /* What one update does to each parameter: scalars rounded once on the host. */
 typedef struct UpdateRule {
@@ -55,24 +68,18 @@ typedef struct PieceResult {
     int64_t floored, capped;
 } PieceResult;
 
-/* Host pointers to the bytes of one piece. */
-typedef struct PieceData {
-    float *params;
-    const float *grads;
-    void *state1, *state2; /* u8 or f32 */
-    float *absmax1, *absmax2;
-    const float *map1, *map2;
-    bool eight_bit;
-    int64_t count;
-} PieceData;
+/* One walk over all pieces: measures their updates without changing a byte, or makes them. */
+typedef struct UpdatePass {
+    UpdateRule rule;
+    bool measure;
+    const Tensor *params, *grads;
+} UpdatePass;
 
-/* Measures the update without changing a byte. */
-PieceResult piece_measure(const PieceData *d, const UpdateRule *rule);
-/* Updates states and parameters. */
-PieceResult piece_update(const PieceData *d, const UpdateRule *rule, const UpdateStep *step);
+typedef struct AdamwOps AdamwOps; /* optim/ops.h */
 
 struct Adamw {
     Backend *be;
+    const AdamwOps *ops;
     const ParamTable *table; /* borrowed */
     AdamwOptions options;
     StateSpan *spans; /* one a parameter */
@@ -80,6 +87,7 @@ struct Adamw {
     int64_t piece_count;
     PieceResult *results; /* one a piece */
     UpdateStep *steps;    /* one a parameter */
+    TensorNorm *norms;    /* of the gradients, one a parameter */
     size_t region_bytes;  /* of one moment */
     int64_t absmax_count; /* of one moment */
     float map1[256], map2[256];
@@ -96,6 +104,13 @@ struct Adamw {
 /* Of one page buffer. */
 size_t adamw_buffer_bytes(const Adamw *opt);
 
+/* Every piece once. A failing page file leaves states that fit no parameters: nothing may run afterwards. */
+bool adamw_pass(Adamw *opt, const UpdatePass *pass, Err *err) MUST_USE;
+
 /* Region of moment 1 or 2, bytes [first, first + length), to and from host memory. */
 bool adamw_read_state(Adamw *opt, int moment, size_t first, size_t length, void *to, Err *err) MUST_USE;
 bool adamw_write_state(Adamw *opt, int moment, size_t first, size_t length, const void *from, Err *err) MUST_USE;
+
+#ifdef __cplusplus
+}
+#endif

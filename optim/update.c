@@ -8,7 +8,7 @@
  * every operation rounded by itself, in the order of torch.optim.AdamW and of bitsandbytes on the CPU. Loops run over
  * whole blocks of local arrays, so the compiler turns them into vector code without changing a bit.
  */
-#include "optim/internal.h"
+#include "optim/ops.h"
 
 #include "quant/blockwise.h"
 
@@ -160,4 +160,35 @@ PieceResult piece_update(const PieceData *d, const UpdateRule *rule, const Updat
         store_states(&b, d, first);
     }
     return result;
+}
+
+/* --- all pieces of a batch --- */
+
+static PieceData piece_data(const Adamw *opt, const PieceBatch *b, const Piece *piece, const UpdatePass *pass)
+{
+    const bool eight_bit = piece->scale >= 0;
+    const int64_t scale = eight_bit ? piece->scale : 0;
+    return (PieceData){
+        .params = (float *)pass->params->data + piece->element,
+        .grads = (const float *)pass->grads->data + piece->element,
+        .state1 = (char *)b->state1.data + (piece->offset - b->offset),
+        .state2 = (char *)b->state2.data + (piece->offset - b->offset),
+        .absmax1 = (float *)opt->absmax1.data + scale,
+        .absmax2 = (float *)opt->absmax2.data + scale,
+        .map1 = opt->map1,
+        .map2 = opt->map2,
+        .eight_bit = eight_bit,
+        .count = piece->count,
+    };
+}
+
+void adamw_run_cpu(Adamw *opt, const PieceBatch *batch, const UpdatePass *pass)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t i = batch->first; i < batch->last; i++) {
+        const Piece *piece = &opt->pieces[i];
+        const PieceData d = piece_data(opt, batch, piece, pass);
+        opt->results[i] =
+            pass->measure ? piece_measure(&d, &pass->rule) : piece_update(&d, &pass->rule, &opt->steps[piece->param]);
+    }
 }

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "optim/adamw.h"
-#include "optim/internal.h"
+#include "optim/ops.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
