@@ -26,6 +26,7 @@ static void as_on_card(Session *s, const DeviceCard *card)
         log_warn("%s has no bf16: fp16 with loss scaling is planned", card->name);
     if (asked != COMPUTE_FP32 && dtype_bytes(o->compute) != 2) o->compute = DTYPE_BF16;
     o->loss_rows = LOSS_ROWS;
+    o->layer_weights = true;
 }
 
 bool plan_device_open(Session *out, const Config *c, const DeviceCard *card, Err *err)
@@ -53,7 +54,7 @@ static uint64_t checkpoint_bytes(const Session *s, int64_t tokens)
     return (uint64_t)tokens * ((layers + 1) * width * element + layers * (q * element + (uint64_t)m->heads * 4));
 }
 
-/* W of the largest group, without the strips for the adapters. */
+/* W of all groups of a layer, or of the largest, without the strips for the adapters. */
 static uint64_t decode_bytes(const Session *s)
 {
     const ModelSpec *m = source_spec(s->source);
@@ -63,15 +64,16 @@ static uint64_t decode_bytes(const Session *s)
         {PROJ_GATE, PROJ_UP  },
         {PROJ_DOWN, PROJ_DOWN}
     };
-    int64_t most = 0;
+    int64_t most = 0, sum = 0;
     for (size_t g = 0; g < ARRAY_COUNT(groups); g++) {
         int64_t rows = 0;
         for (int p = (int)groups[g][0]; p <= (int)groups[g][1]; p++)
             rows += projection_rows(m, (Projection)p);
         const int64_t all = rows * projection_cols(m, groups[g][0]);
         most = most > all ? most : all;
+        sum += all;
     }
-    return (uint64_t)most * dtype_bytes(s->settings.model.compute);
+    return (uint64_t)(s->settings.model.layer_weights ? sum : most) * dtype_bytes(s->settings.model.compute);
 }
 
 static uint64_t logits_bytes(const Session *s)

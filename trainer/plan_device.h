@@ -20,7 +20,7 @@
     X(DEVICE_PAGING, "paging", "pages on their way")                                                                   \
     X(DEVICE_CHECKPOINTS, "checkpoints", "layer inputs and attention")                                                 \
     X(DEVICE_ACTIVATIONS, "activations", "kept activations, one layer's")                                              \
-    X(DEVICE_DECODE, "decode", "decoded weights of a group")                                                           \
+    X(DEVICE_DECODE, "decode", "decoded weights of a layer")                                                           \
     X(DEVICE_LOGITS, "logits", "logits and their gradient")                                                            \
     X(DEVICE_SCRATCH, "scratch", "scratch")                                                                            \
     X(DEVICE_STAGING, "staging", "small arrays on their way")                                                          \

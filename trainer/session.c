@@ -18,14 +18,11 @@ static ModelArenas empty_arenas(void)
     };
 }
 
-/* A plan for a card takes the CUDA backend's sizes; a build without it, or whose kernels do not answer sizes yet, takes
- * the CPU's, which differ by a few MB of scratch. */
-enum { PLAN_WITH_CUDA_SIZES = 0 };
-
+/* A plan for a card takes the CUDA backend's sizes, and in a build without it the CPU's, which differ in scratch. */
 static bool open_backend(Session *s, const SessionOptions *options, Err *err)
 {
     BackendOptions backend = {
-        .kind = QLORA_CUDA && PLAN_WITH_CUDA_SIZES ? BACKEND_CUDA : BACKEND_CPU, /* of a plan */
+        .kind = QLORA_CUDA ? BACKEND_CUDA : BACKEND_CPU, /* of a plan */
         .threads = settings_threads(s->config),
         .reference = options->reference,
         .plan_for = options->plan_for,

@@ -22,12 +22,13 @@
 /* A transfer that the host waits for, beyond its bytes. */
 #define SYNC_SECONDS 20e-6
 
-/* Kernels of a layer, counted from model/layer.c and model/linear.c with fused decode: about 3,000 a micro-batch for 32
- * layers. */
+/* Kernels of a layer, counted from model/layer.c and model/linear.c. Forward: fill, side columns and product of four
+ * groups, two norms, two sums, rope, attention, SwiGLU. Backward: side columns of three inputs and four gradients, four
+ * products, fourteen gradients of adapters, four fills, norms twice, SwiGLU twice, rope, attention in three parts. */
 enum {
-    FORWARD_LAUNCHES = 36,
-    BACKWARD_LAUNCHES = 60,
-    RECOMPUTE_LAUNCHES = 28,
+    FORWARD_LAUNCHES = 20,
+    BACKWARD_LAUNCHES = 40,
+    RECOMPUTE_LAUNCHES = 13,
     CHUNK_LAUNCHES = 8,
     UPDATE_LAUNCHES = 8
 };
@@ -145,17 +146,20 @@ static double decode_seconds(const DeviceCard *c, const StepShape *s, const Grou
     return stream_seconds(c, weights * s->read_bytes_a_weight + written / speed);
 }
 
-static void add_group(StepTime *t, const DeviceCard *c, const StepShape *s, const Group *g, bool again, bool gradient)
+/* How often a layer's group is decoded in a micro-batch. */
+static int decodes(const StepShape *s, const Group *g, int layer)
+{
+    if (s->layer_weights) return layer == s->spec->layers - 1 ? 1 : 2;
+    return recomputes(s, layer) && g->recomputed ? 3 : 2;
+}
+
+static void add_group(StepTime *t, const DeviceCard *c, const StepShape *s, const Group *g, int layer, bool gradient)
 {
     const double n = s->tokens, o = (double)g->rows, k = (double)g->cols;
     const double forward = product_seconds(c, s, n, o, k), backward = gradient ? product_seconds(c, s, n, k, o) : 0;
-    const double decode = decode_seconds(c, s, g);
     t->seconds[STEP_PRODUCTS] += forward + backward;
-    t->seconds[STEP_DECODE] += decode * 2;
-    if (again && g->recomputed) {
-        t->seconds[STEP_RECOMPUTE] += forward;
-        t->seconds[STEP_DECODE] += decode;
-    }
+    t->seconds[STEP_DECODE] += decode_seconds(c, s, g) * decodes(s, g, layer);
+    if (recomputes(s, layer) && g->recomputed) t->seconds[STEP_RECOMPUTE] += forward;
 }
 
 /* Spare columns of the two products and the four thin products; those are bound by the reads of x and dy. */
@@ -228,7 +232,7 @@ static void micro_batch(StepTime *t, const DeviceCard *c, const StepShape *s)
         Group groups[GROUPS];
         layer_groups(s, i, groups);
         for (int g = 0; g < GROUPS; g++) {
-            add_group(t, c, s, &groups[g], again, i > 0 || g > 0);
+            add_group(t, c, s, &groups[g], i, i > 0 || g > 0);
             t->seconds[STEP_LORA] += adapter_seconds(c, s, &groups[g], again, modules[g]);
         }
         bytes += elementwise_bytes(s, again);

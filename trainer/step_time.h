@@ -7,8 +7,9 @@
  *   products     2 P n forward and 2 P n for the input gradient (frozen: no weight gradient; the first layer's qkv
  *                group needs no input gradient); the tile shape that wastes least of the last wave is taken
  *   recompute    2 n (P - P_down) once more in layers that are not kept, but for the last one
- *   decode       each group once forward, once backward, and once more where it is recomputed: codes in, 16 bits out;
- *                what is written stays in the level-2 cache when the group is smaller than half of it
+ *   decode       each group once a direction: codes in, 16 bits out; what is written stays in the level-2 cache when the
+ *                group is smaller than half of it. The last layer's are still there for its backward when all groups
+ *                of a layer have buffers; where they share one, recomputed groups are decoded once more
  *   attention    2 s d n L forward for segments of s tokens (d = H D), backward 2.5 times that; the rate falls for
  *                short rows as s / (s + 410), backward s / (s + 350): fitted to FlashAttention-2's published curve on
  *                H100 within 6 %; heads of 64 and less reach 80 % of it
@@ -59,6 +60,7 @@ typedef struct StepShape {
     double segment_tokens; /* sum of squares of the segments' lengths over the sum: their length as attention sees it */
     double trained_share;  /* of the tokens */
     int64_t head_rows;     /* rows of logits at once */
+    bool layer_weights;    /* all groups of a layer stay decoded: recompute and backward share them */
     bool dropout;
     double micro_batches; /* of an update */
     int64_t trainable;

@@ -38,11 +38,11 @@ static void each_purpose_of_the_8b_shape_is_as_worked_out_by_hand(void **state)
     assert_near((double)p.host[HOST_PAGES], 2 * 41943040.0, 0.01); /* two states of a byte, in pinned memory */
     assert_true(bytes[DEVICE_OPTIMIZER] < 2e6);                    /* scales of their blocks */
     assert_int_equal(bytes[DEVICE_CHECKPOINTS], 2048LL * (33 * 8192 + 32 * (8192 + 128)));
-    assert_int_equal(bytes[DEVICE_DECODE], 28672LL * 4096 * 2);
+    assert_int_equal(bytes[DEVICE_DECODE], 218103808LL * 2); /* the weights of a layer */
     assert_int_equal(bytes[DEVICE_LOGITS], 256LL * 128256 * 6);
     assert_int_equal(p.kept_layers, 0);
     assert_int_equal(p.counts.model.trainable, 41943040);
-    assert_true(p.memory.peak < 8.7e9); /* budgets of the written model: 8.0 without attention outputs and statistics */
+    assert_true(p.memory.peak < 8.9e9); /* budgets of the written model: 8.0 without attention outputs and statistics */
 }
 
 static void peaks_are_near_the_budgets_of_the_written_model(void **state)
