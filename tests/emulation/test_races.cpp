@@ -20,7 +20,7 @@ namespace
 void right_kernels_have_no_races(void **)
 {
     for (const Case *c = right_cases; c->name != nullptr; c++)
-        for (const char *order : {"in-order", "reverse", "priority:1"}) {
+        for (const char *order : {"in-order", "priority:1"}) {
             const Outcome outcome = in_child(*c, order, "eager");
             if (!outcome.exited || outcome.status != 0 || !outcome.text.empty())
                 fail_msg("%s, %s: status %d: %s", c->name, order, outcome.status, outcome.text.c_str());
@@ -40,15 +40,14 @@ void expect_race(const Case &c, const char *order)
 void races_are_reported_in_any_order(void **)
 {
     for (const Case *c = order_cases; c->name != nullptr; c++)
-        for (const char *order : {"in-order", "reverse"})
-            expect_race(*c, order);
+        expect_race(*c, "in-order");
+    expect_race(order_cases[0], "reverse");
 }
 
 void races_that_no_order_shows_are_reported(void **)
 {
     for (const Case *c = race_cases; c->name != nullptr; c++)
-        for (const char *order : {"in-order", "reverse"})
-            expect_race(*c, order);
+        expect_race(*c, "in-order");
 }
 } // namespace
 
