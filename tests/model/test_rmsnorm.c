@@ -8,13 +8,17 @@ static const struct Case {
     float span;
     DType dtype, gain;
 } cases[] = {
-    {"one element",        1,  1,   0,  1.0f,  DTYPE_F32,  DTYPE_F32 },
-    {"odd width",          3,  37,  5,  1.0f,  DTYPE_F32,  DTYPE_F32 },
-    {"model width",        70, 576, 64, 1.0f,  DTYPE_F32,  DTYPE_F32 },
-    {"large values",       3,  64,  0,  1e15f, DTYPE_F32,  DTYPE_F32 },
-    {"tiny values",        3,  64,  0,  1e-4f, DTYPE_F32,  DTYPE_F32 },
-    {"bf16",               70, 576, 64, 1.0f,  DTYPE_BF16, DTYPE_BF16},
-    {"bf16 with f32 gain", 5,  100, 0,  3.0f,  DTYPE_BF16, DTYPE_F32 },
+    {"one element",                    1,   1,     0,  1.0f,  DTYPE_F32,  DTYPE_F32 },
+    {"odd width",                      3,   37,    5,  1.0f,  DTYPE_F32,  DTYPE_F32 },
+    {"model width",                    70,  576,   64, 1.0f,  DTYPE_F32,  DTYPE_F32 },
+    {"large values",                   3,   64,    0,  1e15f, DTYPE_F32,  DTYPE_F32 },
+    {"tiny values",                    3,   64,    0,  1e-4f, DTYPE_F32,  DTYPE_F32 },
+    {"bf16",                           70,  576,   64, 1.0f,  DTYPE_BF16, DTYPE_BF16},
+    {"bf16 with f32 gain",             5,   100,   0,  3.0f,  DTYPE_BF16, DTYPE_F32 },
+    {"many narrow rows",               150, 12,    1,  1.0f,  DTYPE_F32,  DTYPE_F32 },
+    {"many wide rows",                 40,  2052,  4,  1.0f,  DTYPE_F32,  DTYPE_F32 },
+    {"wide, odd",                      3,   1155,  2,  1.0f,  DTYPE_BF16, DTYPE_BF16},
+    {"wider than shared memory holds", 1,   61446, 2,  1.0f,  DTYPE_F32,  DTYPE_F32 },
 };
 
 enum { FORWARD, BACKWARD, ACCUMULATED, RESULTS };

@@ -31,19 +31,18 @@ static void the_table_holds_cosines_and_sines(void **state)
     kernel_close(be);
 }
 
-static void check(Backend *be, DType t, int heads, int head_dim, int64_t spare)
+static void check(Backend *be, DType t, int rows, int heads, int head_dim, int64_t spare)
 {
-    enum { ROWS = 50 };
-    const Tensor table = table_make(be, head_dim, 1.0f), positions_row = kernel_matrix(DTYPE_I32, 1, ROWS, ROWS);
-    const Tensor positions = tensor_vector(positions_row.data, DTYPE_I32, ROWS);
-    for (int i = 0; i < ROWS; i++)
+    const Tensor table = table_make(be, head_dim, 1.0f), positions_row = kernel_matrix(DTYPE_I32, 1, rows, rows);
+    const Tensor positions = tensor_vector(positions_row.data, DTYPE_I32, rows);
+    for (int i = 0; i < rows; i++)
         ((int32_t *)positions.data)[i] = i * 7 % POSITIONS;
     const int64_t cols = heads * head_dim + 16; /* value heads stay as they are */
-    const Tensor x = kernel_random(t, ROWS, cols, cols + spare, 1, 1.0f);
+    const Tensor x = kernel_random(t, rows, cols, cols + spare, 1, 1.0f);
     double *before = kernel_values(&x);
     rope_apply(be, &x, &table, &positions, heads, head_dim, false);
     const double half = t == DTYPE_F32 ? 0x1p-23 : 0x1p-8;
-    for (int r = 0; r < ROWS; r++) {
+    for (int r = 0; r < rows; r++) {
         const double *in = before + r * cols;
         for (int h = 0; h < heads; h++) {
             for (int i = 0; i < head_dim / 2; i++) {
@@ -60,7 +59,7 @@ static void check(Backend *be, DType t, int heads, int head_dim, int64_t spare)
     }
     rope_apply(be, &x, &table, &positions, heads, head_dim, true); /* the rotation back */
     double *after = kernel_values(&x);
-    assert_true(kernel_max_diff(before, after, ROWS * cols) <= (t == DTYPE_F32 ? 2e-6 : 0.05));
+    assert_true(kernel_max_diff(before, after, rows * cols) <= (t == DTYPE_F32 ? 2e-6 : 0.05));
     const Tensor *all[] = {&table, &positions_row, &x};
     for (size_t i = 0; i < ARRAY_COUNT(all); i++) {
         kernel_check_guards(all[i]);
@@ -75,9 +74,10 @@ static void pairs_rotate_and_rotate_back(void **state)
     (void)state;
     Backend *be = kernel_backend(2, false);
     for (int d = 0; d < 2; d++) {
-        check(be, d ? DTYPE_BF16 : DTYPE_F32, 12, 64, 48);
-        check(be, d ? DTYPE_BF16 : DTYPE_F32, 3, 8, 0);
-        check(be, d ? DTYPE_BF16 : DTYPE_F32, 1, 72, 1);
+        check(be, d ? DTYPE_BF16 : DTYPE_F32, 50, 12, 64, 48);
+        check(be, d ? DTYPE_BF16 : DTYPE_F32, 50, 3, 8, 0);
+        check(be, d ? DTYPE_BF16 : DTYPE_F32, 50, 1, 72, 1);
+        check(be, d ? DTYPE_BF16 : DTYPE_F32, 400, 9, 64, 0);
     }
     kernel_close(be);
 }

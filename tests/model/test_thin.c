@@ -32,7 +32,9 @@ static const struct Case {
     {"plain",               256,  64,   2, {{PLAIN_BF16, 9, 16, 8}, {PLAIN_F32, 5, 3, 4}},     DTYPE_BF16, DTYPE_F32,  DTYPE_F32,  0},
     {"plain, odd",          77,   64,   2, {{PLAIN_BF16, 6, 2, 1}, {PLAIN_F32, 5, 0, 2}},      DTYPE_F32,  DTYPE_F32,  DTYPE_I32,  3},
     {"plain and quantized", 320,  64,   2, {{PLAIN_F32, 3, 1, 0}, {NF4, 9, 2, 0}},             DTYPE_F32,  DTYPE_F32,  DTYPE_I32,  0},
-    {"many rows",           64,   64,   2, {{NF4, 301, 8, 0}, {PLAIN_BF16, 130, 0, 0}},        DTYPE_F32,  DTYPE_F32,  DTYPE_F32,  0},
+    {"many columns",        2176, 64,   1, {{NF4, 6, 2, 0}},                                   DTYPE_BF16, DTYPE_F32,  DTYPE_I32,  0},
+    {"many ranks",          32,   64,   2, {{NF4, 5, 200, 0}, {NF4, 5, 90, 0}},                DTYPE_F32,  DTYPE_F32,  DTYPE_I32,  0},
+    {"many rows",           64,   64,   2, {{NF4, 901, 8, 0}, {PLAIN_BF16, 330, 0, 0}},        DTYPE_F32,  DTYPE_F32,  DTYPE_F32,  0},
 };
 
 /* A part and what it is made of. */

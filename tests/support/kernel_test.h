@@ -67,6 +67,7 @@ static inline void kernel_settle(void)
 static inline void *kernel_memory(size_t bytes)
 {
     void *memory = NULL;
+    kernel_settle(); /* the caller fills it, and no host code may touch managed memory while the device is at work */
 #if QLORA_TEST_CUDA
     if (cudaMallocManaged(&memory, bytes, cudaMemAttachGlobal) != cudaSuccess) memory = NULL;
 #else
