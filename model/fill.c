@@ -50,6 +50,7 @@ static const FillOps fill_ops_cpu = {.fill = fill_cpu};
 
 static const FillOps *const fill_ops[BACKEND_COUNT] = {
     [BACKEND_CPU] = &fill_ops_cpu,
+    [BACKEND_CUDA] = CUDA_OPS(fill_ops_cuda),
 };
 
 void fill_buffer(Backend *be, const Fill *f, bool weights)

@@ -10,7 +10,8 @@
 #include "backend/cuda_vector.cuh"
 #include "quant/nf4.h"
 
-enum { QUANT_LEVELS = 16, QUANT_MAP = 256, QUANT_TABLES = QUANT_LEVELS + QUANT_MAP, QUANT_NESTED_BLOCK = 256 };
+static constexpr int QUANT_LEVELS = 16, QUANT_MAP = 256, QUANT_TABLES = QUANT_LEVELS + QUANT_MAP;
+static constexpr int QUANT_NESTED_BLOCK = 256;
 
 /* A QuantMatrix as kernels see it. */
 typedef struct QuantView {

@@ -1,0 +1,141 @@
+/* The buffer of a group: decoded weights, s B beside them, A below, zeros between the adapters. */
+#include "model/fill.h"
+
+#include "tests/support/quantized.h"
+
+typedef struct Case {
+    int64_t cols, rows[3]; /* rows 0: no such matrix */
+    int64_t ranks[3];      /* 0: no adapter */
+    int64_t side, spare;
+} Case;
+
+static const Case cases[] = {
+    {64,  {96, 32, 32}, {8, 8, 8},  32, 0 },
+    {64,  {96, 32, 32}, {8, 0, 16}, 32, 32},
+    {128, {40, 0, 0},   {16, 0, 0}, 16, 0 },
+    {128, {40, 8, 0},   {0, 3, 0},  16, 16},
+    {64,  {24, 24, 0},  {0, 0, 0},  0,  0 },
+    {30,  {20, 11, 5},  {3, 1, 2},  16, 1 }, /* nothing is aligned */
+    {72,  {9, 3, 0},    {5, 5, 0},  10, 6 },
+};
+
+/* Matrices 0 and 1 in 4 bits of different kinds, matrix 2 in the compute type. */
+static const QuantOptions kinds[2] = {
+    {QUANT_NF4, 64, true },
+    {QUANT_FP4, 32, false}
+};
+
+typedef struct Rig {
+    Fill fill;
+    QuantMatrix quant[2];
+    Tensor whole; /* the buffer's storage */
+} Rig;
+
+static Rig rig_make(const Case *c, DType dtype)
+{
+    Rig r = {
+        .fill = {.cols = c->cols, .side = c->side}
+    };
+    int64_t side = 0;
+    for (int i = 0; i < 3 && c->rows[i] > 0; i++) {
+        FillPart *part = &r.fill.parts[r.fill.count++];
+        *part = (FillPart){.rows = c->rows[i], .first_row = r.fill.rows, .rank = c->ranks[i], .first_side = side};
+        if (i < 2)
+            r.quant[i] = quantized_make(c->rows[i], c->cols, &kinds[i]);
+        else
+            part->plain = kernel_random(dtype, c->rows[i], c->cols, c->cols, 5, 1.0f);
+        if (c->ranks[i] > 0) {
+            part->a = kernel_random(DTYPE_F32, c->ranks[i], c->cols, c->cols, (uint64_t)i, 1.0f);
+            part->b = kernel_random(DTYPE_F32, c->rows[i], c->ranks[i], c->ranks[i], (uint64_t)i + 9, 1.0f);
+            part->scale = 0.5f + (float)i;
+        }
+        r.fill.rows += c->rows[i];
+        side += c->ranks[i];
+    }
+    const int64_t rows = r.fill.rows + c->side, cols = c->cols + c->side;
+    r.whole = kernel_matrix(dtype, rows, cols, cols + c->spare);
+    r.fill.buffer = r.whole;
+    return r;
+}
+
+static void rig_free(Rig *r)
+{
+    kernel_free(&r->whole);
+    for (int i = 0; i < r->fill.count; i++) {
+        const FillPart *part = &r->fill.parts[i];
+        if (i < 2)
+            quantized_free(&r->quant[i]);
+        else
+            kernel_free(&part->plain);
+        if (part->rank == 0) continue;
+        kernel_free(&part->a);
+        kernel_free(&part->b);
+    }
+}
+
+/* What belongs at a place of the buffer; `weights` false: W is still what it was, `before`. */
+static double expected(const Rig *r, int64_t row, int64_t col, bool weights, double before)
+{
+    const Fill *f = &r->fill;
+    for (int i = 0; i < f->count; i++) {
+        const FillPart *part = &f->parts[i];
+        const int64_t own = row - part->first_row, right = col - f->cols - part->first_side;
+        const int64_t below = row - f->rows - part->first_side;
+        if (row < f->rows && own >= 0 && own < part->rows && col < f->cols) {
+            if (!weights) return before;
+            return i < 2 ? (double)quantized_at(&r->quant[i], own * f->cols + col) : kernel_at(&part->plain, own, col);
+        }
+        if (row < f->rows && own >= 0 && own < part->rows && right >= 0 && right < part->rank)
+            return (double)((float)kernel_at(&part->b, own, right) * part->scale);
+        if (row >= f->rows && col < f->cols && below >= 0 && below < part->rank) return kernel_at(&part->a, below, col);
+    }
+    return 0.0;
+}
+
+static void check(Backend *be, const Case *c, DType dtype)
+{
+    Rig r = rig_make(c, dtype);
+    for (int i = 0; i < r.fill.count && i < 2; i++)
+        r.fill.parts[i].quant = &r.quant[i];
+    const int64_t rows = r.fill.rows + c->side, cols = c->cols + c->side;
+    for (int round = 0; round < 2; round++) {
+        const bool weights = round == 1;
+        for (int64_t row = 0; row < rows; row++) {
+            for (int64_t col = 0; col < cols; col++)
+                kernel_set(&r.whole, row, col, 7);
+        }
+        fill_buffer(be, &r.fill, weights);
+        kernel_settle();
+        for (int64_t row = 0; row < rows; row++) {
+            for (int64_t col = 0; col < cols; col++) {
+                if (row >= r.fill.rows && col >= r.fill.cols) continue; /* the corner is nobody's */
+                const double want = kernel_round(expected(&r, row, col, weights, 7), dtype);
+                if (kernel_at(&r.whole, row, col) != want) {
+                    fail_msg("width %lld, row %lld, column %lld: %.9g instead of %.9g", (long long)c->cols,
+                             (long long)row, (long long)col, kernel_at(&r.whole, row, col), want);
+                }
+            }
+        }
+        kernel_check_guards(&r.whole);
+    }
+    rig_free(&r);
+}
+
+static void the_buffer_holds_weights_adapters_and_zeros(void **state)
+{
+    (void)state;
+    Backend *be = kernel_backend(2, false);
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        check(be, &cases[i], DTYPE_F32);
+        check(be, &cases[i], DTYPE_BF16);
+    }
+    kernel_close(be);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_buffer_holds_weights_adapters_and_zeros),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
