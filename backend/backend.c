@@ -96,6 +96,11 @@ bool backend_sync(Backend *be, Err *err)
     return ok;
 }
 
+bool backend_failed(const Backend *be)
+{
+    return be->fault.code != ERR_NONE;
+}
+
 BackendMemory backend_memory(const Backend *be)
 {
     return be->device->memory(be);

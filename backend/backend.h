@@ -80,6 +80,9 @@ void backend_download(Backend *be, void *to, const Tensor *from);
 /* Waits for the device; returns the first fault since the last call. */
 bool backend_sync(Backend *be, Err *err) MUST_USE;
 
+/* Whether a fault waits for backend_sync to report it: what is downloaded now is void. */
+bool backend_failed(const Backend *be);
+
 /* Around the body of every operation; they nest. */
 void backend_enter(Backend *be);
 void backend_leave(Backend *be);

@@ -52,20 +52,30 @@ static void cut_pieces(Adamw *opt)
     }
 }
 
-static void collect_cpu(Adamw *opt)
+static void place_cpu(Adamw *opt, Arena *state)
 {
-    (void)opt; /* they are there */
+    (void)opt;
+    (void)state;
+}
+
+/* Tables and results are where they are used. */
+static void nothing_cpu(Adamw *opt)
+{
+    (void)opt;
 }
 
 static const AdamwOps adamw_ops_cpu = {
+    .place = place_cpu,
+    .start = nothing_cpu,
     .norms = adamw_norms_cpu,
     .clamped_norms = adamw_clamped_norms_cpu,
     .run = adamw_run_cpu,
-    .collect = collect_cpu,
+    .collect = nothing_cpu,
 };
 
 static const AdamwOps *const operations[BACKEND_COUNT] = {
     [BACKEND_CPU] = &adamw_ops_cpu,
+    [BACKEND_CUDA] = CUDA_OPS(adamw_ops_cuda),
 };
 
 bool adamw_create(Adamw **out, Backend *be, const ParamTable *table, const AdamwOptions *options, Err *err)
@@ -120,10 +130,12 @@ void adamw_place(Adamw *opt, Arena *state, Arena *scratch)
     opt->state2 = arena_vector(arena, DTYPE_U8, bytes);
     opt->absmax1 = arena_vector(state, DTYPE_F32, opt->absmax_count);
     opt->absmax2 = arena_vector(state, DTYPE_F32, opt->absmax_count);
+    opt->ops->place(opt, state);
 }
 
 bool adamw_start(Adamw *opt, Err *err)
 {
+    opt->ops->start(opt);
     if (!opt->options.paged) return true;
     CHECK(opt->options.page_path != NULL);
     pages_close(&opt->pages);

@@ -41,7 +41,7 @@ typedef struct AdamwReport {
     double grad_norm;    /* before clipping; NaN or infinite when the update was withheld */
     double clip_factor;  /* what the gradients were multiplied with */
     bool applied;        /* false: withheld */
-    int first_bad_param; /* index into the ParamTable, -1 when all are finite */
+    int first_bad_param; /* index into the ParamTable, -1 when all are finite or the device failed */
     bool norm_clipped, percentile_clipped;
     int64_t value_clipped;                     /* elements */
     int64_t variance_floored, variance_capped; /* elements */

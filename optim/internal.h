@@ -94,6 +94,7 @@ struct Adamw {
 
     Tensor state1, state2; /* (region_bytes) u8; of a paged optimizer the page buffers */
     Tensor absmax1, absmax2;
+    Tensor device_pieces, device_results, device_maps; /* on a device, `pieces`, `results` and both maps */
     Pages pages;
     Err failure; /* of the page file, kept until someone can be told */
 

@@ -14,6 +14,9 @@ extern "C" {
 #endif
 
 struct AdamwOps {
+    /* Tables of its own from the state arena, or their size; and what they hold. */
+    void (*place)(Adamw *opt, Arena *state);
+    void (*start)(Adamw *opt);
     /* out[p]: of the gradient of parameter p. */
     void (*norms)(Adamw *opt, TensorNorm *out, const Tensor *grads);
     /* results[i]: squares of piece i after the value clamp, and as `capped` how many elements it changes. */

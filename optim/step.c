@@ -134,12 +134,19 @@ static AdamwReport withheld(const Gradients *g)
     };
 }
 
+/* The device failed: nothing is known of the gradients. */
+static AdamwReport unknown(void)
+{
+    return (AdamwReport){.grad_norm = (double)NAN, .clip_factor = 1.0, .first_bad_param = -1};
+}
+
 AdamwReport adamw_step(Adamw *opt, const Tensor *params, const Tensor *grads, double learning_rate)
 {
     CHECK(tensor_count(params) == opt->table->total && tensor_count(grads) == opt->table->total);
     CHECK(params->dtype == DTYPE_F32 && grads->dtype == DTYPE_F32);
     const AdamwOptions *o = &opt->options;
     const Gradients g = look_at(opt, grads);
+    if (backend_failed(opt->be)) return unknown();
     if (opt->failure.code != ERR_NONE || g.first_bad >= 0) return withheld(&g);
 
     ClipHistory history = opt->history;
@@ -159,6 +166,7 @@ AdamwReport adamw_step(Adamw *opt, const Tensor *params, const Tensor *grads, do
     backend_enter(opt->be);
     report.applied = apply(opt, params, grads, learning_rate, &report, &opt->failure);
     backend_leave(opt->be);
+    if (backend_failed(opt->be)) return unknown();
     if (!report.applied) return report;
     opt->history = history;
     opt->updates++;

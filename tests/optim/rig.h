@@ -13,6 +13,12 @@
 
 #include <cmocka.h>
 
+/* Compiled with QLORA_TEST_CUDA=1 the same cases run on the CUDA backend. */
+#ifndef QLORA_TEST_CUDA
+#    define QLORA_TEST_CUDA 0
+#endif
+#define RIG_BACKEND (QLORA_TEST_CUDA ? BACKEND_CUDA : BACKEND_CPU)
+
 enum { RIG_PARAMS_MAX = 8 };
 
 typedef struct Rig {
@@ -45,10 +51,11 @@ static inline void rig_reserve(Rig *r, Arena *arena)
 }
 
 /* The optimizer is placed but not started. `r` stays where it is: the table is borrowed. */
-static inline void rig_create(Rig *r, const int64_t (*shapes)[2], int count, const AdamwOptions *options, int threads)
+static inline void rig_create_on(Rig *r, BackendKind kind, const int64_t (*shapes)[2], int count,
+                                 const AdamwOptions *options, int threads)
 {
     static char names[RIG_PARAMS_MAX][3] = {"p0", "p1", "p2", "p3", "p4", "p5", "p6", "p7"};
-    const BackendOptions cpu = {.kind = BACKEND_CPU, .threads = threads};
+    const BackendOptions backend = {.kind = kind, .threads = threads};
     Err err = {0};
     *r = (Rig){.state = {.name = "state"}, .scratch = {.name = "scratch"}};
     r->table = (ParamTable){.items = r->params, .count = count};
@@ -58,12 +65,17 @@ static inline void rig_create(Rig *r, const int64_t (*shapes)[2], int count, con
         r->table.total += round_up(shapes[i][0] * shapes[i][1], PARAM_ALIGN);
         r->table.trainable += shapes[i][0] * shapes[i][1];
     }
-    assert_true(backend_open(&r->be, &cpu, &err));
+    assert_true(backend_open(&r->be, &backend, &err));
     assert_true(adamw_create(&r->opt, r->be, &r->table, options, &err));
     rig_place(r);
     rig_reserve(r, &r->state);
     rig_reserve(r, &r->scratch);
     rig_place(r);
+}
+
+static inline void rig_create(Rig *r, const int64_t (*shapes)[2], int count, const AdamwOptions *options, int threads)
+{
+    rig_create_on(r, RIG_BACKEND, shapes, count, options, threads);
 }
 
 static inline void rig_start(Rig *r)

@@ -458,6 +458,114 @@ static void pages_give_the_same_bits_as_memory(void **state)
     }
 }
 
+#if QLORA_TEST_CUDA
+
+/* A parameter of one element, of one block and one more, of one piece and one more; the others as above. */
+static const int64_t uneven[6][2] = {
+    {1,  1   },
+    {1,  257 },
+    {17, 241 },
+    {64, 96  },
+    {50, 100 },
+    {3,  2731}
+};
+
+/* Sums of squares are added in another order (optim/ops.h). */
+static void assert_same_report(const AdamwReport *a, const AdamwReport *b)
+{
+    assert_true(fabs(a->grad_norm - b->grad_norm) <= 1e-14 * b->grad_norm);
+    assert_true(fabs(a->clip_factor - b->clip_factor) <= 1e-14 * b->clip_factor);
+    assert_int_equal(a->applied, b->applied);
+    assert_int_equal(a->first_bad_param, b->first_bad_param);
+    assert_int_equal(a->norm_clipped, b->norm_clipped);
+    assert_int_equal(a->percentile_clipped, b->percentile_clipped);
+    assert_int_equal(a->value_clipped, b->value_clipped);
+    assert_int_equal(a->variance_floored, b->variance_floored);
+    assert_int_equal(a->variance_capped, b->variance_capped);
+    assert_int_equal(a->rms_clipped, b->rms_clipped);
+}
+
+static void assert_same_tensor(Rig *a, const Tensor *x, Rig *b, const Tensor *y)
+{
+    const size_t bytes = (size_t)tensor_count(x) * dtype_bytes(x->dtype);
+    char *left = malloc(bytes + 1), *right = malloc(bytes + 1);
+    assert_true(left && right && tensor_count(x) == tensor_count(y));
+    backend_download(a->be, left, x);
+    backend_download(b->be, right, y);
+    assert_memory_equal(left, right, bytes);
+    free(left);
+    free(right);
+}
+
+static void assert_same_states(Rig *a, Rig *b)
+{
+    const size_t bytes = a->opt->region_bytes;
+    char *left = malloc(bytes), *right = malloc(bytes);
+    Err err = {0};
+    assert_true(left && right);
+    for (int moment = 1; moment <= 2; moment++) {
+        assert_true(adamw_read_state(a->opt, moment, 0, bytes, left, &err));
+        assert_true(adamw_read_state(b->opt, moment, 0, bytes, right, &err));
+        assert_memory_equal(left, right, bytes);
+    }
+    assert_same_tensor(a, &a->opt->absmax1, b, &b->opt->absmax1);
+    assert_same_tensor(a, &a->opt->absmax2, b, &b->opt->absmax2);
+    free(left);
+    free(right);
+}
+
+static void run_beside_the_cpu(const AdamwOptions *options)
+{
+    Rig cpu, cuda;
+    AdamwOptions resident = *options;
+    resident.paged = false;
+    rig_create_on(&cpu, BACKEND_CPU, uneven, ARRAY_COUNT(uneven), &resident, 1);
+    rig_create(&cuda, uneven, ARRAY_COUNT(uneven), options, 1);
+    rig_start(&cpu);
+    rig_start(&cuda);
+    rig_fill(&cpu, &cpu.weights, 0, rig_noise);
+    rig_fill(&cuda, &cuda.weights, 0, rig_noise);
+    for (uint32_t t = 1; t <= 20; t++) {
+        const AdamwReport expected = rig_step(&cpu, t, 1e-3), report = rig_step(&cuda, t, 1e-3);
+        assert_same_report(&report, &expected);
+        assert_same_weights(&cuda, &cpu);
+        assert_same_states(&cuda, &cpu);
+    }
+    rig_free(&cpu);
+    rig_free(&cuda);
+}
+
+static void clamp_alone(AdamwOptions *o, int which)
+{
+    const AdamwOptions all = all_clamps(o->eight_bit);
+    if (which == 0) o->max_grad_norm = all.max_grad_norm;
+    if (which == 1) o->grad_clip_value = all.grad_clip_value;
+    if (which == 2) o->grad_clip_percentile = all.grad_clip_percentile;
+    if (which == 3) o->variance_min = all.variance_min;
+    if (which == 4) o->variance_max = all.variance_max;
+    if (which == 5) o->update_clip_rms = all.update_clip_rms;
+}
+
+/* mode: bit 0 eight bits, bit 1 paged */
+static void updates_equal_those_of_the_cpu_to_the_bit(void **state)
+{
+    (void)state;
+    for (int mode = 0; mode < 2; mode++) {
+        for (int clamp = 0; clamp < 7; clamp++) {
+            AdamwOptions options = rig_options(mode & 1);
+            options.weight_decay = 0.01;
+            options.paged = mode & 2;
+            clamp_alone(&options, clamp);
+            run_beside_the_cpu(&options);
+        }
+        AdamwOptions options = all_clamps(mode & 1);
+        options.paged = mode & 2;
+        run_beside_the_cpu(&options);
+    }
+}
+
+#endif
+
 static void nothing_is_allocated_by_an_update(void **state)
 {
     AdamwOptions options = all_clamps(true);
@@ -490,6 +598,9 @@ int main(void)
         cmocka_unit_test(the_rms_clamp_holds_every_parameter_to_its_cap),
         cmocka_unit_test(decay_and_the_scale_of_a_parameter_act_on_it_alone),
         cmocka_unit_test(any_number_of_threads_gives_the_same_bits),
+#if QLORA_TEST_CUDA
+        cmocka_unit_test(updates_equal_those_of_the_cpu_to_the_bit),
+#endif
         cmocka_unit_test(pages_give_the_same_bits_as_memory),
         cmocka_unit_test(nothing_is_allocated_by_an_update),
     };
