@@ -56,6 +56,7 @@ static const EmbeddingOps embedding_ops_cpu = {.forward = forward_cpu, .noise = 
 
 static const EmbeddingOps *const embedding_ops[BACKEND_COUNT] = {
     [BACKEND_CPU] = &embedding_ops_cpu,
+    [BACKEND_CUDA] = CUDA_OPS(embedding_ops_cuda),
 };
 
 void embedding_forward(Backend *be, const Tensor *out, const Tensor *table, const Tensor *ids, const Neftune *noise)

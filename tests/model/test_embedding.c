@@ -54,9 +54,13 @@ static void noise_is_bounded_by_the_segment_and_reproducible(void **state)
              .segments = 4, .starts = starts
     };
     const Rig r = rig_make(DTYPE_F32, DTYPE_F32), again = rig_make(DTYPE_F32, DTYPE_F32);
-    Backend *be = kernel_backend(2, false), *one = kernel_backend(1, false);
-    embedding_forward(be, &r.out, &r.table, &r.ids, &noise);
-    embedding_forward(one, &again.out, &again.table, &again.ids, &noise);
+    for (int threads = 1; threads <= 2; threads++) {
+        const Rig *to = threads == 1 ? &again : &r;
+        Backend *be = kernel_backend(threads, false);
+        embedding_forward(be, &to->out, &to->table, &to->ids, &noise);
+        kernel_settle();
+        kernel_close(be);
+    }
     assert_true(kernel_equal(&r.out, &again.out));
     for (int s = 0; s < 4; s++) {
         const double most = 5.0 / sqrt((double)(starts[s + 1] - starts[s]) * COLS);
@@ -74,8 +78,44 @@ static void noise_is_bounded_by_the_segment_and_reproducible(void **state)
     }
     rig_free(&r);
     rig_free(&again);
+}
+
+/* Widths for whole blocks of random numbers and for single words, enough elements for several rounds of a grid. */
+static void noise_is_equal_to_the_bit_on_all_backends(void **state)
+{
+    (void)state;
+    static const int32_t starts[] = {2, 3, 3, 40, 900, 901};
+    static const int64_t widths[] = {36, 37, 40}, spares[] = {0, 0, 3};
+    Backend *be = kernel_backend(2, false), *cpu = kernel_backend_of(BACKEND_CPU, 2, false);
+    for (int k = 0; k < 6; k++) {
+        const DType t = k % 2 ? DTYPE_BF16 : DTYPE_F32;
+        const int64_t cols = widths[k / 2], stride = cols + spares[k / 2];
+        const Neftune noise = {
+            .alpha = 7.0f,
+            .key = {.seed = 5, .purpose = RNG_NEFTUNE, .step = 1ull << 33},
+            .segments = 5,
+            .starts = starts
+        };
+        const Tensor table = kernel_random(t, VOCABULARY, cols, cols, 1, 1.0f),
+                     row = kernel_matrix(DTYPE_I32, 1, 903, 903);
+        const Tensor ids = tensor_vector(row.data, DTYPE_I32, 903);
+        const Tensor out = kernel_matrix(t, 903, cols, stride), want = kernel_matrix(t, 903, cols, stride);
+        for (int i = 0; i < 903; i++)
+            ((int32_t *)ids.data)[i] = i * 5 % VOCABULARY;
+        embedding_forward(cpu, &want, &table, &ids, &noise);
+        embedding_forward(be, &out, &table, &ids, &noise);
+        assert_true(kernel_equal(&out, &want));
+        assert_true(kernel_at(&out, 901, 1) ==
+                    kernel_at(&table, 901 * 5 % VOCABULARY, 1)); /* outside of all segments */
+        assert_true(t == DTYPE_BF16 || kernel_at(&out, 900, 1) != kernel_at(&table, 900 * 5 % VOCABULARY, 1));
+        const Tensor *all[] = {&table, &row, &out, &want};
+        for (size_t i = 0; i < ARRAY_COUNT(all); i++) {
+            kernel_check_guards(all[i]);
+            kernel_free(all[i]);
+        }
+    }
     kernel_close(be);
-    backend_close(one);
+    backend_close(cpu);
 }
 
 int main(void)
@@ -83,6 +123,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_of_the_table_are_copied),
         cmocka_unit_test(noise_is_bounded_by_the_segment_and_reproducible),
+        cmocka_unit_test(noise_is_equal_to_the_bit_on_all_backends),
     };
     return cmocka_run_group_tests_name("embedding", tests, NULL, NULL);
 }
