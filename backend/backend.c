@@ -161,3 +161,44 @@ void backend_download(Backend *be, void *to, const Tensor *from)
     be->device->download(be, to, &rows);
     backend_leave(be);
 }
+
+/* --- copies beside operations --- */
+
+void *backend_pinned_reserve(Backend *be, const char *name, size_t bytes, Err *err)
+{
+    if (bytes > SIZE_MAX / 4) {
+        (void)FAIL(err, ERR_MEMORY, "%s would need %zu bytes of host memory", name, bytes);
+        return NULL;
+    }
+    return be->device->pinned_reserve(be, name, device_mapped_bytes(bytes ? bytes : 1), err);
+}
+
+void backend_pinned_release(Backend *be, void *host, size_t bytes)
+{
+    if (host) be->device->pinned_release(be, host, device_mapped_bytes(bytes ? bytes : 1));
+}
+
+static BackendTicket transfer(Backend *be, const Tensor *tensor, void *host, bool store)
+{
+    CHECK(tensor_dense(tensor));
+    if (tensor_count(tensor) == 0) return 0;
+    backend_enter(be);
+    const BackendTicket ticket = be->device->transfer(be, tensor, host, store);
+    backend_leave(be);
+    return ticket;
+}
+
+BackendTicket backend_store(Backend *be, void *host, const Tensor *from)
+{
+    return transfer(be, from, host, true);
+}
+
+BackendTicket backend_fetch(Backend *be, const Tensor *to, const void *host)
+{
+    return transfer(be, to, (void *)(uintptr_t)host, false);
+}
+
+void backend_transfer_wait(Backend *be, BackendTicket ticket)
+{
+    if (ticket) be->device->transfer_wait(be, ticket);
+}

@@ -77,6 +77,22 @@ void backend_arena_release(Backend *be, Arena *a); /* accepts an arena without s
 void backend_upload(Backend *be, const Tensor *to, const void *from);
 void backend_download(Backend *be, void *to, const Tensor *from);
 
+/* Host memory that the device copies to and from on its own (pinned), zeroed; on the CPU plain memory. */
+void *backend_pinned_reserve(Backend *be, const char *name, size_t bytes, Err *err) MUST_USE;
+void backend_pinned_release(Backend *be, void *host, size_t bytes); /* accepts null; waits for copies in flight */
+
+/*
+ * Copies between pinned memory and a dense tensor that run beside operations, one copy after the other. Each begins when
+ * the operations queued before it are done. Operations queued later must not touch the tensor before
+ * backend_transfer_wait (after a store they may read it), and the host not the memory before backend_sync.
+ */
+typedef uint64_t BackendTicket;
+BackendTicket backend_store(Backend *be, void *host, const Tensor *from);
+BackendTicket backend_fetch(Backend *be, const Tensor *to, const void *host);
+
+/* Operations queued from now on run after that copy; the host goes on. Ticket 0 is no copy. */
+void backend_transfer_wait(Backend *be, BackendTicket ticket);
+
 /* Waits for the device; returns the first fault since the last call. */
 bool backend_sync(Backend *be, Err *err) MUST_USE;
 

@@ -47,6 +47,29 @@ typedef struct CudaStage {
     int next_recent;
 } CudaStage;
 
+/*
+ * Copies beside operations (backend_store, backend_fetch) on a stream of their own. Copy t leaves its event in a ring; a
+ * wait for a copy whose event is that of a later one by now waits for that one, which is after it.
+ */
+enum { CUDA_TRANSFER_EVENTS = 64 };
+
+typedef struct CudaTransfers {
+    cudaStream_t stream;
+    cudaEvent_t queued; /* what the operations' stream had done when the latest copy was queued */
+    cudaEvent_t done[CUDA_TRANSFER_EVENTS];
+    uint64_t count;
+} CudaTransfers;
+
+bool cuda_transfers_open(Backend *be, Err *err) MUST_USE;
+void cuda_transfers_close(Backend *be);
+void *cuda_pinned_reserve(Backend *be, const char *name, size_t bytes, Err *err);
+void cuda_pinned_release(Backend *be, void *host, size_t bytes);
+BackendTicket cuda_transfer(Backend *be, const Tensor *tensor, void *host, bool store);
+void cuda_transfer_wait(Backend *be, BackendTicket ticket);
+
+/* Waits for operations and copies; `what` for. */
+void cuda_wait_all(Backend *be, const char *what);
+
 struct CudaState {
     int device;
     int capability, multiprocessors;
@@ -55,5 +78,6 @@ struct CudaState {
     CudaCopyBuffer copies[CUDA_COPY_BUFFERS];
     int next_copy;
     CudaStage stage;
+    CudaTransfers transfers;
     CudaBlas blas;
 };

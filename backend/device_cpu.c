@@ -130,6 +130,42 @@ static void download_cpu(Backend *be, void *to, const Tensor *from)
     copy_rows(from, to, false);
 }
 
+/* --- copies beside operations: done when they return --- */
+
+static void *pinned_reserve_cpu(Backend *be, const char *name, size_t bytes, Err *err)
+{
+    const size_t available = host_memory_available("");
+    void *host = bytes <= available ? map_storage(bytes) : NULL;
+    if (!host) {
+        (void)FAIL(err, ERR_MEMORY, "%s needs %.1f MB (%zu bytes) and %.1f MB are available; free memory", name,
+                   (double)bytes * 1e-6, bytes, (double)available * 1e-6);
+        return NULL;
+    }
+    backend_enter(be);
+    touch_storage(host, bytes);
+    backend_leave(be);
+    return host;
+}
+
+static void pinned_release_cpu(Backend *be, void *host, size_t bytes)
+{
+    (void)be;
+    CHECK(munmap(host, bytes) == 0);
+}
+
+static BackendTicket transfer_cpu(Backend *be, const Tensor *tensor, void *host, bool store)
+{
+    (void)be;
+    memcpy(store ? host : tensor->data, store ? tensor->data : host, tensor_bytes(tensor));
+    return 0;
+}
+
+static void transfer_wait_cpu(Backend *be, BackendTicket ticket)
+{
+    (void)be;
+    (void)ticket;
+}
+
 static void wait_cpu(Backend *be)
 {
     (void)be; /* operations are done when they return */
@@ -156,6 +192,10 @@ const DeviceOps device_cpu = {
     .release = release_cpu,
     .upload = upload_cpu,
     .download = download_cpu,
+    .pinned_reserve = pinned_reserve_cpu,
+    .pinned_release = pinned_release_cpu,
+    .transfer = transfer_cpu,
+    .transfer_wait = transfer_wait_cpu,
     .wait = wait_cpu,
     .memory = memory_cpu,
     .present = present_cpu,

@@ -173,7 +173,7 @@ static bool open_cuda(Backend *be, const BackendOptions *options, Err *err)
     c->multiprocessors = properties.multiProcessorCount;
     CUDA_TRY(cudaSetDevice(c->device), "selecting the device");
     CUDA_TRY(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "creating a stream");
-    if (!open_staging(c, err) || !cuda_blas_open(be, err)) return false;
+    if (!open_staging(c, err) || !cuda_transfers_open(be, err) || !cuda_blas_open(be, err)) return false;
     prefer_type(be);
     snprintf(be->name, sizeof be->name, "cuda:%d (%s, %.1f GB, compute capability %d.%d)", c->device, properties.name,
              (double)properties.totalGlobalMem * 1e-9, properties.major, properties.minor);
@@ -185,7 +185,9 @@ static void close_cuda(Backend *be)
     CudaState *c = be->cuda;
     if (!c) return;
     if (c->stream) (void)cudaStreamSynchronize(c->stream);
+    if (c->transfers.stream) (void)cudaStreamSynchronize(c->transfers.stream);
     cuda_blas_close(be);
+    cuda_transfers_close(be);
     for (int i = 0; i < CUDA_COPY_BUFFERS; i++) {
         if (c->copies[i].done) (void)cudaEventDestroy(c->copies[i].done);
         if (c->copies[i].pinned) (void)cudaFreeHost(c->copies[i].pinned);
@@ -229,7 +231,7 @@ static void *reserve_cuda(Backend *be, const char *name, size_t bytes, Err *err)
 static void release_cuda(Backend *be, void *storage, size_t bytes)
 {
     (void)bytes;
-    cuda_note(be, cudaStreamSynchronize(be->cuda->stream), "waiting before memory is given back");
+    cuda_wait_all(be, "waiting before memory is given back");
     cuda_note(be, cudaFree(storage), "giving device memory back");
 }
 
@@ -312,8 +314,7 @@ static void download_cuda(Backend *be, void *to, const Tensor *from)
 
 static void wait_cuda(Backend *be)
 {
-    if (be->cuda->plan_only) return;
-    cuda_note(be, cudaStreamSynchronize(be->cuda->stream), "waiting for the device");
+    if (!be->cuda->plan_only) cuda_wait_all(be, "waiting for the device");
 }
 
 static bool present_cuda(void)
@@ -329,6 +330,10 @@ const DeviceOps device_cuda = {
     .release = release_cuda,
     .upload = upload_cuda,
     .download = download_cuda,
+    .pinned_reserve = cuda_pinned_reserve,
+    .pinned_release = cuda_pinned_release,
+    .transfer = cuda_transfer,
+    .transfer_wait = cuda_transfer_wait,
     .wait = wait_cuda,
     .memory = memory_cuda,
     .present = present_cuda,

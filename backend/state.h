@@ -16,6 +16,10 @@ typedef struct DeviceOps {
     void (*release)(Backend *be, void *storage, size_t bytes);
     void (*upload)(Backend *be, const Tensor *to, const void *from);
     void (*download)(Backend *be, void *to, const Tensor *from);
+    void *(*pinned_reserve)(Backend *be, const char *name, size_t bytes, Err *err);
+    void (*pinned_release)(Backend *be, void *host, size_t bytes);
+    BackendTicket (*transfer)(Backend *be, const Tensor *tensor, void *host, bool store);
+    void (*transfer_wait)(Backend *be, BackendTicket ticket);
     void (*wait)(Backend *be);
     BackendMemory (*memory)(const Backend *be);
     bool (*present)(void); /* worth opening */

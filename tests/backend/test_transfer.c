@@ -1,0 +1,200 @@
+/*
+ * Copies beside operations: bytes arrive, in the order that tickets promise, whatever else is queued.
+ */
+#include "backend/elementwise.h"
+#include "tests/support/kernel_test.h"
+
+enum { COUNT = 3000 };
+
+typedef struct Place {
+    Backend *be;
+    Arena arena;
+    Tensor a, b;
+    float *host;
+} Place;
+
+static void place_open(Place *p)
+{
+    Err err = {0};
+    *p = (Place){.be = kernel_backend(2, false), .arena = {.name = "test"}};
+    const size_t bytes = 2 * (COUNT * sizeof(float) + ARENA_ALIGN);
+    assert_true(backend_arena_reserve(p->be, &p->arena, bytes, &err));
+    p->a = arena_vector(&p->arena, DTYPE_F32, COUNT);
+    p->b = arena_vector(&p->arena, DTYPE_F32, COUNT);
+    p->host = backend_pinned_reserve(p->be, "the test", 2 * COUNT * sizeof(float), &err);
+    if (!p->host) fail_msg("%s", err.text);
+}
+
+static void place_close(Place *p)
+{
+    backend_pinned_release(p->be, p->host, 2 * COUNT * sizeof(float));
+    backend_arena_release(p->be, &p->arena);
+    kernel_close(p->be);
+}
+
+static void sync(Place *p)
+{
+    Err err = {0};
+    if (!backend_sync(p->be, &err)) fail_msg("%s", err.text);
+}
+
+static void fill(float *x, float first)
+{
+    for (int i = 0; i < COUNT; i++)
+        x[i] = first + (float)i;
+}
+
+static void assert_filled(const float *x, float first)
+{
+    for (int i = 0; i < COUNT; i++) {
+        if (x[i] != first + (float)i) fail_msg("element %d is %g", i, (double)x[i]);
+    }
+}
+
+static void assert_holds(Place *p, const Tensor *t, float first)
+{
+    float *x = malloc(COUNT * sizeof *x);
+    assert_non_null(x);
+    backend_download(p->be, x, t);
+    assert_filled(x, first);
+    free(x);
+}
+
+static void pinned_memory_is_zero(void **state)
+{
+    Place p;
+    (void)state;
+    place_open(&p);
+    for (int i = 0; i < 2 * COUNT; i++)
+        assert_true(p.host[i] == 0.0f);
+    backend_pinned_release(p.be, NULL, 8);
+    place_close(&p);
+}
+
+/* Operation, store, operation on the same tensor, and back. */
+static void a_store_takes_what_the_operations_before_it_left(void **state)
+{
+    Place p;
+    (void)state;
+    place_open(&p);
+    fill(p.host, 5.0f);
+    backend_upload(p.be, &p.a, p.host);
+    tensor_copy(p.be, &p.b, &p.a);
+    const BackendTicket stored = backend_store(p.be, p.host + COUNT, &p.b);
+    backend_transfer_wait(p.be, stored);
+    tensor_zero(p.be, &p.b);
+    sync(&p);
+    assert_filled(p.host + COUNT, 5.0f);
+    place_close(&p);
+}
+
+static void an_operation_after_a_wait_sees_what_was_fetched(void **state)
+{
+    Place p;
+    (void)state;
+    place_open(&p);
+    fill(p.host, -7.0f);
+    backend_transfer_wait(p.be, backend_fetch(p.be, &p.a, p.host));
+    tensor_copy(p.be, &p.b, &p.a);
+    assert_holds(&p, &p.b, -7.0f);
+    place_close(&p);
+}
+
+/* The tensor is still being read when the fetch is queued. */
+static void a_fetch_waits_for_the_operations_before_it(void **state)
+{
+    Place p;
+    (void)state;
+    place_open(&p);
+    fill(p.host, 1.0f);
+    fill(p.host + COUNT, 100.0f);
+    backend_upload(p.be, &p.a, p.host);
+    tensor_copy(p.be, &p.b, &p.a);
+    const BackendTicket fetched = backend_fetch(p.be, &p.a, p.host + COUNT);
+    assert_holds(&p, &p.b, 1.0f);
+    backend_transfer_wait(p.be, fetched);
+    assert_holds(&p, &p.a, 100.0f);
+    place_close(&p);
+}
+
+/* One copy after the other: what a store wrote a later fetch reads, with no wait in between. */
+static void copies_run_in_order(void **state)
+{
+    Place p;
+    (void)state;
+    place_open(&p);
+    fill(p.host, 9.0f);
+    backend_upload(p.be, &p.a, p.host);
+    for (int round = 0; round < 40; round++) { /* more copies than tickets have events */
+        (void)backend_store(p.be, p.host + COUNT, &p.a);
+        const BackendTicket fetched = backend_fetch(p.be, &p.b, p.host + COUNT);
+        backend_transfer_wait(p.be, fetched);
+        tensor_scale(p.be, &p.a, &p.b, 1.0f);
+    }
+    assert_holds(&p, &p.a, 9.0f);
+    place_close(&p);
+}
+
+/* An old ticket whose event belongs to a later copy by now waits for that one; nothing and no copy are no wait. */
+static void old_tickets_can_be_waited_for(void **state)
+{
+    Place p;
+    (void)state;
+    place_open(&p);
+    fill(p.host, 3.0f);
+    const BackendTicket first = backend_fetch(p.be, &p.a, p.host);
+    for (int i = 0; i < 200; i++)
+        (void)backend_fetch(p.be, &p.b, p.host);
+    backend_transfer_wait(p.be, first);
+    tensor_copy(p.be, &p.b, &p.a);
+    assert_holds(&p, &p.b, 3.0f);
+    const Tensor none = tensor_slice_flat(&p.a, 0, 0);
+    assert_int_equal(backend_store(p.be, p.host, &none), 0);
+    backend_transfer_wait(p.be, 0);
+    place_close(&p);
+}
+
+static void the_host_sees_stored_bytes_after_a_sync(void **state)
+{
+    Place p;
+    (void)state;
+    place_open(&p);
+    for (int round = 0; round < 5; round++) {
+        fill(p.host, (float)round);
+        backend_upload(p.be, &p.a, p.host);
+        (void)backend_store(p.be, p.host + COUNT, &p.a);
+        sync(&p);
+        assert_filled(p.host + COUNT, (float)round);
+    }
+    place_close(&p);
+}
+
+static void more_than_there_is_is_refused(void **state)
+{
+    Place p;
+    (void)state;
+    place_open(&p);
+    static const size_t much[] = {SIZE_MAX, SIZE_MAX / 8};
+    for (int i = 0; i < 2; i++) {
+        Err err = {0};
+        assert_null(backend_pinned_reserve(p.be, "a whale", much[i], &err));
+        assert_int_equal(err.code, ERR_MEMORY);
+        assert_non_null(strstr(err.text, "a whale"));
+    }
+    place_close(&p);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pinned_memory_is_zero),
+        cmocka_unit_test(a_store_takes_what_the_operations_before_it_left),
+        cmocka_unit_test(an_operation_after_a_wait_sees_what_was_fetched),
+        cmocka_unit_test(a_fetch_waits_for_the_operations_before_it),
+        cmocka_unit_test(copies_run_in_order),
+        cmocka_unit_test(old_tickets_can_be_waited_for),
+        cmocka_unit_test(the_host_sees_stored_bytes_after_a_sync),
+        cmocka_unit_test(more_than_there_is_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
