@@ -3,6 +3,8 @@
 #include "base/mem.h"
 #include "quant/blockwise.h"
 
+#include <string.h>
+
 /* --- layout --- */
 
 static size_t element_bytes(const StateSpan *s)
@@ -86,6 +88,7 @@ bool adamw_create(Adamw **out, Backend *be, const ParamTable *table, const Adamw
     opt->ops = operations[backend_kind(be)];
     opt->table = table;
     opt->options = *options;
+    opt->page_bytes = PAGE_BYTES;
     blockwise_map_signed(opt->map1);
     blockwise_map_unsigned(opt->map2);
     const size_t params = (size_t)table->count;
@@ -107,6 +110,7 @@ void adamw_free(Adamw *opt)
 {
     if (!opt) return;
     pages_close(&opt->pages);
+    backend_pinned_release(opt->be, opt->pinned, 2 * opt->region_bytes);
     mem_free(opt->spans);
     mem_free(opt->steps);
     mem_free(opt->norms);
@@ -117,15 +121,27 @@ void adamw_free(Adamw *opt)
 
 /* --- memory --- */
 
+bool adamw_pages_in_memory(const Adamw *opt)
+{
+    return opt->options.paged && backend_kind(opt->be) != BACKEND_CPU;
+}
+
 size_t adamw_buffer_bytes(const Adamw *opt)
 {
-    return opt->region_bytes < PAGE_BYTES ? opt->region_bytes : PAGE_BYTES;
+    return opt->region_bytes < opt->page_bytes ? opt->region_bytes : opt->page_bytes;
+}
+
+/* Of one moment: the whole region, or the page buffers. */
+static size_t placed_bytes(const Adamw *opt)
+{
+    if (!opt->options.paged) return opt->region_bytes;
+    return adamw_buffer_bytes(opt) * (adamw_pages_in_memory(opt) ? PAGE_SLOTS : 1);
 }
 
 void adamw_place(Adamw *opt, Arena *state, Arena *scratch)
 {
     Arena *arena = opt->options.paged ? scratch : state;
-    const int64_t bytes = (int64_t)(opt->options.paged ? adamw_buffer_bytes(opt) : opt->region_bytes);
+    const int64_t bytes = (int64_t)placed_bytes(opt);
     opt->state1 = arena_vector(arena, DTYPE_U8, bytes);
     opt->state2 = arena_vector(arena, DTYPE_U8, bytes);
     opt->absmax1 = arena_vector(state, DTYPE_F32, opt->absmax_count);
@@ -133,10 +149,19 @@ void adamw_place(Adamw *opt, Arena *state, Arena *scratch)
     opt->ops->place(opt, state);
 }
 
+static bool start_in_memory(Adamw *opt, Err *err)
+{
+    const size_t bytes = 2 * opt->region_bytes;
+    backend_pinned_release(opt->be, opt->pinned, bytes);
+    opt->pinned = backend_pinned_reserve(opt->be, "the paged state of the optimizer", bytes, err);
+    return opt->pinned != NULL;
+}
+
 bool adamw_start(Adamw *opt, Err *err)
 {
     opt->ops->start(opt);
     if (!opt->options.paged) return true;
+    if (adamw_pages_in_memory(opt)) return start_in_memory(opt, err);
     CHECK(opt->options.page_path != NULL);
     pages_close(&opt->pages);
     return pages_open(&opt->pages, opt->options.page_path, opt->region_bytes, err);
@@ -147,8 +172,21 @@ size_t adamw_paged_bytes(const Adamw *opt)
     return opt->options.paged ? 2 * opt->region_bytes : 0;
 }
 
+/* Pinned memory once no copy moves it any more; null after a fault. */
+static char *pinned_state(Adamw *opt, int moment, size_t first, size_t length, Err *err)
+{
+    CHECK((moment == 1 || moment == 2) && first + length <= opt->region_bytes);
+    if (!backend_sync(opt->be, err)) return NULL;
+    return opt->pinned + (moment == 2 ? opt->region_bytes : 0) + first;
+}
+
 bool adamw_read_state(Adamw *opt, int moment, size_t first, size_t length, void *to, Err *err)
 {
+    if (adamw_pages_in_memory(opt)) {
+        const char *from = pinned_state(opt, moment, first, length, err);
+        if (from) memcpy(to, from, length);
+        return from != NULL;
+    }
     if (opt->options.paged) return pages_read(&opt->pages, moment, first, length, to, err);
     const Tensor *region = moment == 1 ? &opt->state1 : &opt->state2;
     const Tensor part = tensor_slice_flat(region, (int64_t)first, (int64_t)length);
@@ -158,6 +196,11 @@ bool adamw_read_state(Adamw *opt, int moment, size_t first, size_t length, void 
 
 bool adamw_write_state(Adamw *opt, int moment, size_t first, size_t length, const void *from, Err *err)
 {
+    if (adamw_pages_in_memory(opt)) {
+        char *to = pinned_state(opt, moment, first, length, err);
+        if (to) memcpy(to, from, length);
+        return to != NULL;
+    }
     if (opt->options.paged) return pages_write(&opt->pages, moment, first, length, from, err);
     const Tensor *region = moment == 1 ? &opt->state1 : &opt->state2;
     const Tensor part = tensor_slice_flat(region, (int64_t)first, (int64_t)length);

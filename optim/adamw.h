@@ -11,7 +11,8 @@
  * 1.6e-7 and only epsilon bounds the next step of that element; and there is no sign guard, which makes a negative m
  * -5.5e-7 of the largest at every update, so that it never decays and moves its parameter for ever.
  * A gradient so large that its square overflows f32 withholds the update like one that is not finite.
- * Paging: states of a paged optimizer live in a mapped file and pass through two small buffers; the bits are the same.
+ * Paging: states of a paged optimizer live in a file, on a device in pinned host memory, and pass through small buffers;
+ * the bits are the same.
  * Source: bitsandbytes 0.50 kernels; Loshchilov & Hutter 2019, arXiv:1711.05101; Hayou et al. 2024 (LoRA+).
  */
 #pragma once
@@ -55,7 +56,7 @@ void adamw_free(Adamw *opt);
 
 /* Takes the states from `state` and buffers from `scratch` (or measures). Call again after reserving. */
 void adamw_place(Adamw *opt, Arena *state, Arena *scratch);
-/* Opens the page file (paged only); after placing with storage. */
+/* Opens the page file or takes the pinned memory of a paged optimizer, fills tables; after placing with storage. */
 bool adamw_start(Adamw *opt, Err *err) MUST_USE;
 size_t adamw_paged_bytes(const Adamw *opt); /* on disk (CPU) or in pinned host memory; 0 when resident */
 

@@ -20,7 +20,8 @@ enum {
     STATE_BLOCK = 256,
     STATE_8BIT_MIN = 4096, /* smaller parameters keep 32-bit states */
     PIECE_BLOCKS = 16,
-    PAGE_BYTES = 1 << 20 /* of one buffer; a multiple of a piece of either kind */
+    PAGE_BYTES = 1 << 20, /* of one buffer; a multiple of a piece of either kind */
+    PAGE_SLOTS = 2        /* buffers of each moment on a device: one is copied while the other is updated */
 };
 
 typedef struct StateSpan {
@@ -95,12 +96,17 @@ struct Adamw {
     Tensor state1, state2; /* (region_bytes) u8; of a paged optimizer the page buffers */
     Tensor absmax1, absmax2;
     Tensor device_pieces, device_results, device_maps; /* on a device, `pieces`, `results` and both maps */
-    Pages pages;
-    Err failure; /* of the page file, kept until someone can be told */
+    size_t page_bytes;                                 /* PAGE_BYTES; tests take fewer */
+    char *pinned;                                      /* both regions of a paged optimizer on a device */
+    Pages pages;                                       /* and on the processor */
+    Err failure;                                       /* of the page file, kept until someone can be told */
 
     int64_t updates;
     ClipHistory history;
 };
+
+/* On a device the states of a paged optimizer lie in pinned memory and not in a file. */
+bool adamw_pages_in_memory(const Adamw *opt);
 
 /* Of one page buffer. */
 size_t adamw_buffer_bytes(const Adamw *opt);

@@ -101,6 +101,7 @@ static bool write_all(SafetensorsWriter *w, Adamw *opt, char *chunk, Err *err)
     for (int i = 0; i < opt->table->count; i++) {
         if (!write_param(w, opt, &opt->spans[i], chunk, err)) return false;
     }
+    if (!backend_sync(opt->be, err)) return false; /* what a failed device gave is void */
     return safetensors_writer_data(w, opt->history.norms, sizeof opt->history.norms, err);
 }
 
@@ -268,6 +269,7 @@ bool adamw_load(Adamw *opt, const char *path, Err *err)
     TRY(load_history(&l, &history, err));
     TRY(walk(&l, false, err));
     TRY(walk(&l, true, err));
+    TRY(backend_sync(opt->be, err));
     opt->updates = updates;
     opt->history = history;
     mem_free(l.chunk);

@@ -19,7 +19,8 @@
 #endif
 #define RIG_BACKEND (QLORA_TEST_CUDA ? BACKEND_CUDA : BACKEND_CPU)
 
-enum { RIG_PARAMS_MAX = 8 };
+/* Threads are slow where they are emulated, so pages of a device are small: one piece of 32-bit states. */
+enum { RIG_PARAMS_MAX = 8, RIG_PAGE_BYTES = PIECE_BLOCKS * STATE_BLOCK * 4 };
 
 typedef struct Rig {
     Backend *be;
@@ -67,6 +68,7 @@ static inline void rig_create_on(Rig *r, BackendKind kind, const int64_t (*shape
     }
     assert_true(backend_open(&r->be, &backend, &err));
     assert_true(adamw_create(&r->opt, r->be, &r->table, options, &err));
+    if (kind == BACKEND_CUDA) r->opt->page_bytes = RIG_PAGE_BYTES;
     rig_place(r);
     rig_reserve(r, &r->state);
     rig_reserve(r, &r->scratch);
@@ -137,11 +139,20 @@ static inline float rig_get(Rig *r, const Tensor *from, int p, int64_t i)
     return value;
 }
 
+/* Page buffers belong to others between updates: on a device at once, while copies may still be queued. */
+static inline void rig_overwrite_buffers(Rig *r)
+{
+    tensor_zero(r->be, &r->opt->state1);
+    tensor_zero(r->be, &r->opt->state2);
+}
+
 /* Update t of the fixed stream. */
 static inline AdamwReport rig_step(Rig *r, uint32_t t, double rate)
 {
     rig_fill(r, &r->grads, t, rig_gradient);
-    return adamw_step(r->opt, &r->weights, &r->grads, rate);
+    const AdamwReport report = adamw_step(r->opt, &r->weights, &r->grads, rate);
+    if (r->opt->options.paged) rig_overwrite_buffers(r);
+    return report;
 }
 
 /* The caller frees them. */

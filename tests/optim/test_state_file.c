@@ -327,6 +327,8 @@ static void every_failing_allocation_is_reported(void **state)
     remove(path);
 }
 
+#if !QLORA_TEST_CUDA /* pages of a device lie in memory */
+
 static void a_page_file_that_cannot_be_made_is_one_error(void **state)
 {
     AdamwOptions options = options_of(true, true);
@@ -372,6 +374,58 @@ static void a_page_that_cannot_be_moved_stops_the_optimizer(void **state)
     }
 }
 
+#else
+
+/* Of the emulation (tests/support/cuda/emulation.h); a real device has none. */
+bool emulation_fault(const char *text) __attribute__((weak));
+
+static void pinned_memory_that_is_not_there_is_one_error(void **state)
+{
+    const AdamwOptions options = options_of(true, true);
+    Err err = {0};
+    Rig r;
+    (void)state;
+    if (!emulation_fault) skip();
+    rig_create(&r, shapes, SHAPES, &options, 1);
+    emulation_fault("cudaMallocHost:1:2:once");
+    const bool started = adamw_start(r.opt, &err);
+    emulation_fault(NULL);
+    assert_false(started);
+    assert_int_equal(err.code, ERR_MEMORY);
+    assert_non_null(strstr(err.text, "the paged state of the optimizer"));
+    rig_start(&r);
+    assert_true(rig_step(&r, 1, 1e-3).applied);
+    rig_free(&r);
+}
+
+/* Nothing that a failed device gave is taken for gradients or states. Closing it afterwards gives nothing back. */
+static void a_failed_device_applies_and_saves_nothing(void **state)
+{
+    static const char *const faults[] = {"launch:1:719", "cudaMemcpy2DAsync:1:719", "launch:2:719", "launch:3:719"};
+    (void)state;
+    if (!emulation_fault) skip();
+    for (size_t i = 0; i < 2 * ARRAY_COUNT(faults); i++) {
+        AdamwOptions options = options_of(true, i % 2);
+        Err err = {0};
+        Rig r;
+        options.update_clip_rms = 0.5;
+        create(&r, &options);
+        steps(&r, 1, 2);
+        rig_fill(&r, &r.grads, 3, rig_gradient);
+        emulation_fault(faults[i / 2]);
+        const AdamwReport report = adamw_step(r.opt, &r.weights, &r.grads, 1e-3);
+        assert_false(report.applied);
+        assert_true(isnan(report.grad_norm) && report.first_bad_param == -1);
+        assert_int_equal(adamw_updates(r.opt), 2);
+        assert_false(adamw_save(r.opt, path, &err));
+        assert_int_equal(err.code, ERR_DEVICE);
+        emulation_fault(NULL);
+        rig_free(&r);
+    }
+}
+
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -379,8 +433,13 @@ int main(void)
         cmocka_unit_test(a_file_with_anything_wrong_is_refused_and_changes_nothing),
         cmocka_unit_test(every_failing_operation_of_a_save_or_load_is_reported),
         cmocka_unit_test(every_failing_allocation_is_reported),
+#if QLORA_TEST_CUDA
+        cmocka_unit_test(pinned_memory_that_is_not_there_is_one_error),
+        cmocka_unit_test(a_failed_device_applies_and_saves_nothing),
+#else
         cmocka_unit_test(a_page_file_that_cannot_be_made_is_one_error),
         cmocka_unit_test(a_page_that_cannot_be_moved_stops_the_optimizer),
+#endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
