@@ -203,7 +203,6 @@ void block_wake(Thread *thread)
 int barrier_vote(Vote vote, bool predicate, const char *file, int line)
 {
     static const char operation[] = "__syncthreads"; /* compared by address */
-    Quiet quiet;
     const Spot spot = {operation, file, line};
     if (block.arrived > 0 && (block.barrier.line != line || strcmp(block.barrier.file, file) != 0))
         report(file, line, "threads of one block wait at two different barriers; the other one is at %s:%d",

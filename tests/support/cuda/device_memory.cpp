@@ -127,6 +127,7 @@ void account(const Allocation &a, bool taken)
 void *memory_take(Memory kind, size_t bytes)
 {
     if (kind != Memory::PINNED && bytes > memory_free_bytes()) return nullptr;
+    const Quiet quiet;
     const size_t pages = bytes == 0 ? PAGE : (bytes + PAGE - 1) / PAGE * PAGE;
     void *map = mmap(nullptr, pages + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED) return nullptr;

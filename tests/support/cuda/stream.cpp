@@ -2,6 +2,7 @@
 #include "block.h"
 #include "device_memory.h"
 #include "fault.h"
+#include "sanitizers.h"
 #include "settings.h"
 
 #include <algorithm>
@@ -24,7 +25,7 @@ std::vector<CUstream_st *> &streams()
 
 void run(Operation &operation)
 {
-    report_faults();
+    const Quiet quiet; /* kernels run in fibers of their own, which are watched */
     if (operation.work && operation.on_host) operation.work();
     if (operation.work && !operation.on_host) {
         const DeviceOpen open;

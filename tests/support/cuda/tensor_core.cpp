@@ -57,7 +57,6 @@ uint16_t element(const Deposit *lanes, int tile, int row, int column)
 
 void mma_16x8x16(Half type, float *d, const uint32_t *a, const uint32_t *b, const float *c, const char *file, int line)
 {
-    Quiet quiet;
     Meeting *meeting = meeting_enter(ALL_LANES, MMA + static_cast<int>(type), Spot{"mma", file, line});
     Deposit *lanes = meeting_deposits(meeting);
     Deposit &mine = lanes[block.current->lane];
@@ -78,7 +77,6 @@ void mma_16x8x16(Half type, float *d, const uint32_t *a, const uint32_t *b, cons
 
 void load_matrix(uint32_t *r, const void *row, int tiles, bool transposed, const char *file, int line)
 {
-    Quiet quiet;
     const int lane = block.current->lane;
     if (lane < tiles * 8) {
         if (reinterpret_cast<uintptr_t>(row) % 16 != 0)

@@ -16,6 +16,7 @@ Meeting *meeting_find(Warp *warp, unsigned mask)
 {
     for (const auto &meeting : warp->meetings)
         if (meeting->mask == mask) return meeting.get();
+    const Quiet quiet;
     warp->meetings.push_back(std::make_unique<Meeting>());
     Meeting *meeting = warp->meetings.back().get();
     meeting->mask = mask;
@@ -118,7 +119,6 @@ bool meeting_arrive(Meeting *meeting)
 
 void warp_barrier(unsigned mask, const char *file, int line)
 {
-    Quiet quiet;
     Meeting *meeting = meeting_enter(mask, SYNCWARP, Spot{"__syncwarp", file, line});
     Deposit *parity = meeting_deposits(meeting);
     race_release(parity);
@@ -128,7 +128,6 @@ void warp_barrier(unsigned mask, const char *file, int line)
 
 unsigned ballot(unsigned mask, bool predicate, const char *file, int line)
 {
-    Quiet quiet;
     Meeting *meeting = meeting_enter(mask, BALLOT, Spot{"a vote", file, line});
     Deposit *lanes = meeting_deposits(meeting);
     lanes[block.current->lane].value = predicate;
@@ -141,7 +140,6 @@ unsigned ballot(unsigned mask, bool predicate, const char *file, int line)
 
 uint64_t shuffle(Shuffle kind, unsigned mask, uint64_t value, int argument, int width, const char *file, int line)
 {
-    Quiet quiet;
     const int lane = block.current->lane;
     if (width < 1 || width > 32 || (width & (width - 1)) != 0)
         report(file, line, "a shuffle of width %d: must be a power of two up to 32", width);
