@@ -38,46 +38,45 @@ template <class T> struct Rotation {
 };
 
 template <class T, int N>
-static __device__ __forceinline__ void rotate_pack(T *low_at, T *high_at, const float (&c)[N], const float (&s)[N],
-                                                   int left)
+static __device__ __forceinline__ void rotate_pack(T *low_at, T *high_at, const float (&c)[N], const float (&s)[N])
 {
     float low[N], high[N];
-    pack_load<N>(low, low_at, left);
-    pack_load<N>(high, high_at, left);
+    pack_load<N>(low, low_at);
+    pack_load<N>(high, high_at);
     for (int k = 0; k < N; k++) {
         const float x = low[k], y = high[k];
         low[k] = fmaf(x, c[k], -__fmul_rn(y, s[k]));
         high[k] = fmaf(y, c[k], __fmul_rn(x, s[k]));
     }
-    pack_store<N>(low_at, low, left);
-    pack_store<N>(high_at, high, left);
+    pack_store<N>(low_at, low);
+    pack_store<N>(high_at, high);
 }
 
-/* Item: pack of angles, then group of heads, then row. */
+/* Item: pack of angles, then group of heads, then row. Half a head is whole packs. */
 template <class T, int N> static __global__ void apply_kernel(Rotation<T> r)
 {
-    const int packs = (r.half + N - 1) / N, groups = (r.heads + HEADS - 1) / HEADS;
+    const int packs = r.half / N, groups = (r.heads + HEADS - 1) / HEADS;
     for (int64_t i = thread_first(); i < r.rows * groups * packs; i += thread_step()) {
         const int64_t group_of_row = quotient(i, packs), row = quotient(group_of_row, groups);
-        const int at = static_cast<int>(i - group_of_row * packs) * N, left = r.half - at;
+        const int at = static_cast<int>(i - group_of_row * packs) * N;
         const int first = static_cast<int>(group_of_row - row * groups) * HEADS;
         const int32_t position = r.positions[row];
         if (position < 0 || position >= r.table_rows) __trap();
         float c[N], s[N];
-        pack_load<N>(c, r.table.at(position, at), left);
-        pack_load<N>(s, r.table.at(position, r.half + at), left);
+        pack_load<N>(c, r.table.at(position, at));
+        pack_load<N>(s, r.table.at(position, r.half + at));
         for (int k = 0; k < N; k++)
             s[k] *= r.sign;
         for (int h = first; h < min(first + HEADS, r.heads); h++) {
             T *head = r.qk.at(row, static_cast<int64_t>(h) * 2 * r.half + at);
-            rotate_pack<T, N>(head, head + r.half, c, s, left);
+            rotate_pack<T, N>(head, head + r.half, c, s);
         }
     }
 }
 
 template <class T, int N> static void apply_launch(Backend *be, const Rotation<T> &r)
 {
-    const int64_t items = r.rows * ceil_div(r.heads, HEADS) * ceil_div(r.half, N);
+    const int64_t items = r.rows * ceil_div(r.heads, HEADS) * (r.half / N);
     CUDA_LAUNCH(be, (apply_kernel<T, N>), cuda_thread_blocks(be, items, THREADS), THREADS, 0, r);
 }
 

@@ -4,6 +4,7 @@
 /*
  * A thread takes a pack of gate and the pack of up beside it, neighbouring threads neighbouring packs, in blocks of 256
  * that fill the device. Forward reads two elements and writes one, backward reads three and writes two; bound by memory.
+ * Rows are whole packs: only then does up, which begins where gate ends, start on a multiple of N.
  */
 static constexpr int THREADS = 256;
 
@@ -19,11 +20,11 @@ static __global__ void forward_kernel(Rows<T> y, Rows<const T> gate, Rows<const 
     for (int64_t i = thread_first(); i < grid.count; i += thread_step()) {
         const PackPlace at = pack_place<N>(grid, i);
         float g[N], u[N];
-        pack_load<N>(g, gate.at(at.row, at.col), at.left);
-        pack_load<N>(u, up.at(at.row, at.col), at.left);
+        pack_load<N>(g, gate.at(at.row, at.col));
+        pack_load<N>(u, up.at(at.row, at.col));
         for (int k = 0; k < N; k++)
             g[k] = g[k] * sigmoid(g[k]) * u[k];
-        pack_store<N>(y.at(at.row, at.col), g, at.left);
+        pack_store<N>(y.at(at.row, at.col), g);
     }
 }
 
@@ -35,16 +36,16 @@ static __global__ void backward_kernel(Rows<T> dgate, Rows<T> dup, Rows<const T>
     for (int64_t i = thread_first(); i < grid.count; i += thread_step()) {
         const PackPlace at = pack_place<N>(grid, i);
         float g[N], u[N], d[N];
-        pack_load<N>(g, gate.at(at.row, at.col), at.left);
-        pack_load<N>(u, up.at(at.row, at.col), at.left);
-        pack_load<N>(d, dy.at(at.row, at.col), at.left);
+        pack_load<N>(g, gate.at(at.row, at.col));
+        pack_load<N>(u, up.at(at.row, at.col));
+        pack_load<N>(d, dy.at(at.row, at.col));
         for (int k = 0; k < N; k++) {
             const float s = sigmoid(g[k]), silu = g[k] * s;
             g[k] = d[k] * u[k] * fmaf(silu, 1.0f - s, s);
             u[k] = d[k] * silu;
         }
-        pack_store<N>(dgate.at(at.row, at.col), g, at.left);
-        pack_store<N>(dup.at(at.row, at.col), u, at.left);
+        pack_store<N>(dgate.at(at.row, at.col), g);
+        pack_store<N>(dup.at(at.row, at.col), u);
     }
 }
 

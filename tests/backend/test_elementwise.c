@@ -10,6 +10,7 @@ static const struct Case {
     {3,  17,    0 },
     {5,  64,    64},
     {7,  100,   3 },
+    {6,  70,    10}, /* rows end in a part of 16 bytes and start on whole ones */
     {40, 9000,  0 },
     {3,  20000, 5 },
 };
