@@ -83,15 +83,17 @@ void report(const char *file, int line, const char *format, ...)
 /* Again and again: test frameworks set handlers of their own. The handler has its own stack, for stack overflows. */
 void report_faults()
 {
-    static char *stack = static_cast<char *>(malloc(64 << 10));
-    stack_t alternative = {};
-    alternative.ss_sp = stack;
-    alternative.ss_size = 64 << 10;
-    sigaltstack(&alternative, nullptr);
-    struct sigaction action = {};
-    action.sa_sigaction = on_fault;
-    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    static struct sigaction action = [] {
+        stack_t alternative = {};
+        alternative.ss_sp = malloc(64 << 10);
+        alternative.ss_size = 64 << 10;
+        sigaltstack(&alternative, nullptr);
+        struct sigaction chosen = {};
+        chosen.sa_sigaction = on_fault;
+        chosen.sa_flags = SA_SIGINFO | SA_ONSTACK;
+        sigaction(SIGBUS, &chosen, nullptr);
+        return chosen;
+    }();
     sigaction(SIGSEGV, &action, nullptr);
-    sigaction(SIGBUS, &action, nullptr);
 }
 } // namespace emu
