@@ -80,13 +80,21 @@ void report(const char *file, int line, const char *format, ...)
     abort();
 }
 
+/* Called by ThreadSanitizer after each race that it prints. */
+extern "C" void __tsan_on_report(void *)
+{
+    fprintf(stderr, "cuda emulation: this race is in\n");
+    print_place();
+}
+
 /* Again and again: test frameworks set handlers of their own. The handler has its own stack, for stack overflows. */
 void report_faults()
 {
+    static char stack[64 << 10];
     static struct sigaction action = [] {
         stack_t alternative = {};
-        alternative.ss_sp = malloc(64 << 10);
-        alternative.ss_size = 64 << 10;
+        alternative.ss_sp = stack;
+        alternative.ss_size = sizeof stack;
         sigaltstack(&alternative, nullptr);
         struct sigaction chosen = {};
         chosen.sa_sigaction = on_fault;

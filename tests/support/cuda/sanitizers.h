@@ -17,8 +17,8 @@ __attribute__((weak)) void __tsan_switch_to_fiber(void *fiber, unsigned flags);
 __attribute__((weak)) void __tsan_acquire(void *address);
 __attribute__((weak)) void __tsan_release(void *address);
 __attribute__((weak)) void __tsan_java_release_store(unsigned long address);
-__attribute__((weak)) void __tsan_read_range(void *address, unsigned long bytes);
-__attribute__((weak)) void __tsan_write_range(void *address, unsigned long bytes);
+__attribute__((weak)) void __tsan_read_range(void *address, long bytes);
+__attribute__((weak)) void __tsan_write_range(void *address, long bytes);
 __attribute__((weak)) void __tsan_ignore_thread_begin(void);
 __attribute__((weak)) void __tsan_ignore_thread_end(void);
 
@@ -59,12 +59,12 @@ inline void race_reset(void *at)
 
 inline void race_reads(const void *at, size_t bytes)
 {
-    if (race_detection()) __tsan_read_range(const_cast<void *>(at), bytes);
+    if (race_detection()) __tsan_read_range(const_cast<void *>(at), static_cast<long>(bytes));
 }
 
 inline void race_writes(void *at, size_t bytes)
 {
-    if (race_detection()) __tsan_write_range(at, bytes);
+    if (race_detection()) __tsan_write_range(at, static_cast<long>(bytes));
 }
 
 /* The emulation's own use of malloc and memcpy inside an emulated thread is no access of the kernel. */

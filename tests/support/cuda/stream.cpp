@@ -16,11 +16,11 @@ unsigned long long ticks;
 
 std::vector<CUstream_st *> &streams()
 {
-    static std::vector<CUstream_st *> all = [] {
-        default_stream.blocking = true;
-        return std::vector<CUstream_st *>{&default_stream};
+    static auto *all = [] { /* never destroyed: a program may end with streams open */
+                            default_stream.blocking = true;
+                            return new std::vector<CUstream_st *>{&default_stream};
     }();
-    return all;
+    return *all;
 }
 
 void run(Operation &operation)
