@@ -230,6 +230,7 @@ static __device__ __forceinline__ void store_codes(char *codes, float *absmax, c
     const float most = block_largest(x, at);
     const bool tiny = most < FLT_MIN;
     const float reciprocal = tiny ? 0.0f : __fdiv_rn(1.0f, most);
+    __syncwarp(FULL_WARP); /* every lane has read the old scale */
     if (threadIdx.x % WARP_SIZE == 0) absmax[at.scale] = tiny ? 0.0f : most;
     for (int pack = 0; pack < PACKS; pack++) {
         uint32_t word = 0;
