@@ -3,12 +3,15 @@
  */
 #include "count_kernels.h"
 #include "count_access.h"
+#include "count_names.h"
 #include "counting.h"
 #include "device_memory.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+#include <algorithm>
+#include <deque>
 #include <map>
 #include <string>
 
@@ -21,17 +24,19 @@ struct Counted {
     Touched touched; /* of the launch that runs */
 };
 
-std::vector<Counted> kernels;
-std::map<std::string, size_t> by_name;
+/* Never destroyed: the table is printed when the program ends. */
+std::deque<Counted> &kernels = *new std::deque<Counted>;
+std::map<const void *, Counted *> &by_function = *new std::map<const void *, Counted *>;
 Counted *running;
 std::vector<Access> accesses;
 
-/* Launches name a kernel as the source writes it, perhaps in parentheses. */
-std::string plain_name(const char *name)
+/* As the symbol table has it, or else as the launch wrote it. */
+void set_name(KernelCount *count, const Launch &what)
 {
-    std::string text = name;
-    if (text.size() > 2 && text.front() == '(' && text.back() == ')') text = text.substr(1, text.size() - 2);
-    return text.substr(0, sizeof(KernelCount::name) - 1);
+    std::string name = kernel_name(what.kernel);
+    if (name.empty()) name = what.name;
+    name.resize(std::min(name.size(), sizeof count->name - 1));
+    strcpy(count->name, name.c_str());
 }
 
 void flush()
@@ -41,13 +46,13 @@ void flush()
 
 void begin(const Launch &what)
 {
-    const std::string name = plain_name(what.name);
-    const auto [found, fresh] = by_name.insert({name, kernels.size()});
-    if (fresh) {
+    Counted *&found = by_function[what.kernel];
+    if (found == nullptr) {
         kernels.push_back(Counted());
-        strcpy(kernels.back().count.name, name.c_str());
+        found = &kernels.back();
+        set_name(&found->count, what);
     }
-    running = &kernels[found->second];
+    running = found;
     running->touched = Touched();
     running->count.launches++;
 }
@@ -170,19 +175,19 @@ KernelCount emulation_kernel(size_t i)
 void emulation_count_reset(void)
 {
     kernels.clear();
-    by_name.clear();
+    by_function.clear();
 }
 
 void emulation_count_print(FILE *out)
 {
-    fprintf(out, "%-44s %8s %12s %12s %7s %7s %6s %6s %10s %10s %10s\n", "kernel", "launches", "loaded", "stored",
+    fprintf(out, "%-64s %8s %12s %12s %7s %7s %6s %6s %10s %10s %10s\n", "kernel", "launches", "loaded", "stored",
             "useful%", "useful%", "passes", "passes", "conflicts", "conflicts", "mma");
-    fprintf(out, "%-44s %8s %12s %12s %7s %7s %6s %6s %10s %10s %10s\n", "", "", "bytes", "bytes", "loads", "stores",
+    fprintf(out, "%-64s %8s %12s %12s %7s %7s %6s %6s %10s %10s %10s\n", "", "", "bytes", "bytes", "loads", "stores",
             "load", "store", "sh. loads", "sh. stores", "");
     for (const Counted &kernel : kernels) {
         const KernelCount &c = kernel.count;
         const AccessCount &l = c.global_loads, &s = c.global_stores;
-        fprintf(out, "%-44s %8llu %12llu %12llu %7.1f %7.1f %6.2f %6.2f %10llu %10llu %10llu\n", c.name, c.launches,
+        fprintf(out, "%-64s %8llu %12llu %12llu %7.1f %7.1f %6.2f %6.2f %10llu %10llu %10llu\n", c.name, c.launches,
                 l.bytes, s.bytes, percent(l.bytes, 32 * l.sectors), percent(s.bytes, 32 * s.sectors),
                 percent(l.sectors, l.first) / 100.0, percent(s.sectors, s.first) / 100.0, conflicts(c.shared_loads),
                 conflicts(c.shared_stores), c.mma);
