@@ -12,7 +12,8 @@ namespace
 constexpr uintptr_t SECTOR = 32;
 constexpr unsigned BANKS = 32;
 
-size_t last_of_thread[THREADS_MAX]; /* index + 1 into the list */
+/* Parts of one vector are so near: a few vectors may be taken apart in turn. */
+constexpr size_t JOIN_WITHIN = 64;
 
 /* The n-th time that a thread is at a place, as one number to sort by. */
 struct Key {
@@ -114,20 +115,18 @@ void count_instruction(const std::vector<Access> &accesses, KernelCount *count, 
 
 void access_add(std::vector<Access> *list, const Access &access)
 {
-    size_t &last = last_of_thread[access.thread];
-    if (last != 0 && last <= list->size()) {
-        Access &previous = (*list)[last - 1];
+    for (size_t back = 1; back <= JOIN_WITHIN && back <= list->size(); back++) {
+        Access &previous = (*list)[list->size() - back];
+        if (previous.thread != access.thread) break;
         const unsigned together = previous.bytes + access.bytes;
-        if (previous.thread == access.thread && previous.space == access.space && previous.store == access.store &&
-            previous.place != access.place && previous.address + previous.bytes == access.address && together <= 16 &&
+        if (previous.space == access.space && previous.store == access.store && previous.place != access.place &&
+            previous.address + previous.bytes == access.address && together <= 16 &&
             previous.address / 16 == (access.address + access.bytes - 1) / 16) {
             previous.bytes = static_cast<uint8_t>(together);
-            previous.joined = true;
             return;
         }
     }
     list->push_back(access);
-    last = list->size();
 }
 
 void access_flush(std::vector<Access> *list, KernelCount *count, Touched *touched)
@@ -141,7 +140,6 @@ void access_flush(std::vector<Access> *list, KernelCount *count, Touched *touche
         together.clear();
     }
     list->clear();
-    std::fill(last_of_thread, last_of_thread + THREADS_MAX, size_t{0});
 }
 
 /*

@@ -19,7 +19,6 @@ struct Access {
     uint8_t bytes;
     Space space;
     bool store;
-    bool joined; /* grew out of several accesses */
 };
 
 /* Sectors that a launch has touched. */
@@ -27,7 +26,7 @@ struct Touched {
     std::unordered_set<uintptr_t> loaded, stored;
 };
 
-/* Adds to the last access of the same thread when both fill one aligned vector. */
+/* Adds to an access that the same thread has just made when both fill one aligned vector. */
 void access_add(std::vector<Access> *list, const Access &access);
 
 /* Groups the accesses into warp instructions, adds them to `count` and empties the list. */
