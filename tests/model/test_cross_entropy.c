@@ -124,12 +124,37 @@ static void a_bad_logit_anywhere_makes_the_loss_bad(void **state)
     kernel_close(be);
 }
 
+/* A row's end must not look like logits of zero. */
+static void logits_far_below_zero_are_like_others(void **state)
+{
+    (void)state;
+    Backend *be = kernel_backend(2, false);
+    for (int64_t cols = 33; cols <= 41; cols++) {
+        const Tensor logits = kernel_random(DTYPE_F32, 1, cols, 44, 1, 1.0f),
+                     losses_row = kernel_matrix(DTYPE_F32, 1, 1, 1), targets_row = kernel_matrix(DTYPE_I32, 1, 1, 1);
+        const Tensor losses = tensor_vector(losses_row.data, DTYPE_F32, 1),
+                     targets = tensor_vector(targets_row.data, DTYPE_I32, 1);
+        for (int64_t j = 0; j < cols; j++)
+            kernel_set(&logits, 0, j, kernel_at(&logits, 0, j) - 1000.0);
+        double *x = kernel_values(&logits), *ignored = kernel_zeros(cols);
+        cross_entropy(be, &losses, NULL, &logits, &targets, 0.0f, 1.0f);
+        assert_true(fabs(kernel_at(&losses_row, 0, 0) - exact_row(ignored, x, cols, 0, 0.0, 1.0)) < 2e-4);
+        kernel_free(&logits);
+        kernel_free(&losses_row);
+        kernel_free(&targets_row);
+        free(x);
+        free(ignored);
+    }
+    kernel_close(be);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(losses_and_gradients_are_close_to_f64),
         cmocka_unit_test(the_formula_is_the_central_difference),
         cmocka_unit_test(a_bad_logit_anywhere_makes_the_loss_bad),
+        cmocka_unit_test(logits_far_below_zero_are_like_others),
     };
     return cmocka_run_group_tests_name("cross_entropy", tests, NULL, NULL);
 }

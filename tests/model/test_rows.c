@@ -13,6 +13,10 @@ static const struct Case {
     {DTYPE_BF16, 30,  100, 4, 0},
     {DTYPE_BF16, 30,  101, 2, 3},
     {DTYPE_BF16, 7,   1,   0, 0},
+    {DTYPE_F32,  20,  39,  1, 1},
+    {DTYPE_BF16, 20,  39,  1, 1},
+    {DTYPE_F32,  30,  64,  1, 0},
+    {DTYPE_F32,  30,  64,  0, 1},
     {DTYPE_F32,  120, 900, 0, 8},
 };
 

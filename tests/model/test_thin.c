@@ -30,7 +30,7 @@ static const struct Case {
     {"odd width",           33,   32,   2, {{NF4, 7, 5, 0}, {FP4, 6, 0, 0}},                   DTYPE_F32,  DTYPE_F32,  DTYPE_BF16, 0},
     {"even width, no runs", 50,   64,   1, {{NF4, 7, 2, 0}},                                   DTYPE_BF16, DTYPE_F32,  DTYPE_I32,  0},
     {"plain",               256,  64,   2, {{PLAIN_BF16, 9, 16, 8}, {PLAIN_F32, 5, 3, 4}},     DTYPE_BF16, DTYPE_F32,  DTYPE_F32,  0},
-    {"plain, odd",          77,   64,   2, {{PLAIN_BF16, 6, 2, 1}, {PLAIN_F32, 5, 0, 2}},      DTYPE_F32,  DTYPE_F32,  DTYPE_I32,  3},
+    {"plain, odd",          77,   64,   2, {{PLAIN_BF16, 6, 2, 3}, {PLAIN_F32, 5, 0, 3}},      DTYPE_F32,  DTYPE_F32,  DTYPE_I32,  3},
     {"plain and quantized", 320,  64,   2, {{PLAIN_F32, 3, 1, 0}, {NF4, 9, 2, 0}},             DTYPE_F32,  DTYPE_F32,  DTYPE_I32,  0},
     {"many columns",        2176, 64,   1, {{NF4, 6, 2, 0}},                                   DTYPE_BF16, DTYPE_F32,  DTYPE_I32,  0},
     {"many ranks",          32,   64,   2, {{NF4, 5, 200, 0}, {NF4, 5, 90, 0}},                DTYPE_F32,  DTYPE_F32,  DTYPE_I32,  0},
