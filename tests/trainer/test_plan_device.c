@@ -42,6 +42,9 @@ static void each_purpose_of_the_8b_shape_is_as_worked_out_by_hand(void **state)
     assert_int_equal(bytes[DEVICE_LOGITS], 256LL * 128256 * 6);
     assert_int_equal(p.kept_layers, 0);
     assert_int_equal(p.counts.model.trainable, 41943040);
+    const DevicePlan kept =
+        plan("llama-8b", "h100", "sequence_len: 2048\nmicro_batch_size: 1\ngradient_checkpointing: false\n");
+    assert_true(kept.time.seconds[STEP_DECODE] == p.time.seconds[STEP_DECODE]); /* recompute decodes nothing again */
     assert_true(p.memory.peak < 8.9e9); /* budgets of the written model: 8.0 without attention outputs and statistics */
 }
 
@@ -176,6 +179,27 @@ static void a_16_bit_base_and_f32_compute_take_their_bytes(void **state)
     assert_true(f32.time.total > 4 * four.time.total);
 }
 
+/* The plan of a run on a device, whose free memory is none here. */
+static void a_run_on_a_card_is_held_to_its_free_memory(void **state)
+{
+    (void)state;
+    if (!QLORA_CUDA) skip();
+    Config *config = NULL;
+    Session s = {0};
+    Plan p;
+    Err err = {0};
+    DeviceCard card;
+    write_config("smol", "sequence_len: 512\nmicro_batch_size: 1\n");
+    assert_true(device_card_parse(&card, "h100", &err) && config_load(&config, "config.yaml", NULL, 0, &err));
+    assert_true(plan_device_open(&s, config, &card, &err));
+    settings_skip_data(config);
+    assert_false(plan_make(&p, &s, NULL, NULL, &err));
+    assert_int_equal(err.code, ERR_MEMORY);
+    assert_non_null(strstr(err.text, "of device memory and the card has free"));
+    session_close(&s);
+    config_free(config);
+}
+
 static void adapters_on_some_layers_only_are_counted_there(void **state)
 {
     (void)state;
@@ -200,6 +224,7 @@ int main(void)
         cmocka_unit_test(max_gpu_memory_is_a_hard_budget),
         cmocka_unit_test(memory_of_the_card_decides_and_its_rates_do_not),
         cmocka_unit_test(a_16_bit_base_and_f32_compute_take_their_bytes),
+        cmocka_unit_test(a_run_on_a_card_is_held_to_its_free_memory),
         cmocka_unit_test(adapters_on_some_layers_only_are_counted_there),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
