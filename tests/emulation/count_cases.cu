@@ -51,7 +51,7 @@ __global__ void shared_vectors(float4 *out)
     SHARED_DYN(float4, values);
     values[threadIdx.x] = float4{1.0f, 2.0f, 3.0f, 4.0f};
     __syncwarp(FULL_WARP);
-    out[threadIdx.x] = values[threadIdx.x];
+    if (threadIdx.x % 8 != 3) out[threadIdx.x] = values[threadIdx.x]; /* gaps do not move lanes to other quarters */
 }
 
 __global__ void tiles(float *out, int row_bytes)

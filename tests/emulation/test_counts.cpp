@@ -2,6 +2,7 @@
  * test_counts.cpp - the counters of memory traffic against kernels whose traffic is known.
  */
 #include "count_cases.h"
+#include "emulation.h"
 #include "emulation_count.h"
 
 #include <setjmp.h>
@@ -94,11 +95,16 @@ void bank_conflicts_are_counted(void **)
         assert_int_equal(count.shared_loads.passes, c.passes);
         assert_int_equal(count.shared_loads.least, 1);
     }
-    run_shared_vectors();
-    const KernelCount vectors = only();
-    assert_int_equal(vectors.shared_stores.instructions, 1);
-    assert_int_equal(vectors.shared_stores.passes, 4);
-    assert_int_equal(vectors.shared_loads.least, 4);
+    for (const char *order : {"in-order", "random:1", "priority:2"}) { /* lanes count by number, not by time */
+        assert_true(emulation_order(order));
+        run_shared_vectors();
+        const KernelCount vectors = only();
+        assert_int_equal(vectors.shared_stores.instructions, 1);
+        assert_int_equal(vectors.shared_stores.passes, 4);
+        assert_int_equal(vectors.shared_loads.passes, 4);
+        assert_int_equal(vectors.shared_loads.least, 4);
+    }
+    assert_true(emulation_order("in-order"));
 }
 
 void matrices_and_products_are_counted(void **)

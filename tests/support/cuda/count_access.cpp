@@ -29,8 +29,7 @@ bool before(const Key &a, const Key &b)
     if (a.warp != b.warp) return a.warp < b.warp;
     if (a.place != b.place) return a.place < b.place;
     if (a.store != b.store) return a.store < b.store;
-    if (a.time != b.time) return a.time < b.time;
-    return a.access < b.access;
+    return a.time < b.time;
 }
 
 bool same_instruction(const Key &a, const Key &b)
@@ -84,12 +83,13 @@ void count_global(const std::vector<Access> &accesses, AccessCount *count, std::
 
 void count_shared(const std::vector<Access> &accesses, AccessCount *count)
 {
-    uintptr_t addresses[32];
-    size_t lanes = 0;
+    uintptr_t addresses[32] = {};
+    uint32_t lanes = 0;
     unsigned bytes = 1;
     for (const Access &a : accesses) {
-        if (lanes == 32) break;
-        addresses[lanes++] = a.address;
+        const unsigned lane = a.thread % 32u;
+        lanes |= 1u << lane;
+        addresses[lane] = a.address;
         bytes = std::max<unsigned>(bytes, a.bytes);
         count->bytes += a.bytes;
     }
@@ -146,16 +146,17 @@ void access_flush(std::vector<Access> *list, KernelCount *count, Touched *touche
  * Lanes go in groups that move at most 128 bytes: all for up to 4 bytes a lane, halves for 8, quarters for 16. In a group
  * each bank gives one 4-byte word a pass; lanes that want the same word share it.
  */
-unsigned bank_passes(const uintptr_t *addresses, size_t lanes, unsigned bytes, unsigned *least)
+unsigned bank_passes(const uintptr_t addresses[32], uint32_t lanes, unsigned bytes, unsigned *least)
 {
-    const size_t group = bytes <= 4 ? 32 : bytes <= 8 ? 16 : 8;
+    const unsigned group = bytes <= 4 ? 32 : bytes <= 8 ? 16 : 8;
     unsigned passes = 0;
     *least = 0;
-    for (size_t first = 0; first < lanes; first += group) {
+    for (unsigned first = 0; first < 32; first += group) {
         std::vector<uintptr_t> words;
-        for (size_t i = first; i < lanes && i < first + group; i++)
-            for (uintptr_t word = addresses[i] / 4; word <= (addresses[i] + bytes - 1) / 4; word++)
-                words.push_back(word);
+        for (unsigned lane = first; lane < first + group; lane++)
+            if (lanes >> lane & 1u)
+                for (uintptr_t word = addresses[lane] / 4; word <= (addresses[lane] + bytes - 1) / 4; word++)
+                    words.push_back(word);
         std::sort(words.begin(), words.end());
         words.erase(std::unique(words.begin(), words.end()), words.end());
         unsigned of_bank[BANKS] = {};
@@ -163,7 +164,7 @@ unsigned bank_passes(const uintptr_t *addresses, size_t lanes, unsigned bytes, u
         for (const uintptr_t word : words)
             most = std::max(most, ++of_bank[word % BANKS]);
         passes += most;
-        ++*least;
+        *least += most > 0;
     }
     return passes;
 }

@@ -32,6 +32,6 @@ void access_add(std::vector<Access> *list, const Access &access);
 /* Groups the accesses into warp instructions, adds them to `count` and empties the list. */
 void access_flush(std::vector<Access> *list, KernelCount *count, Touched *touched);
 
-/* Passes over the banks for lanes that each touch `bytes` at an address. */
-unsigned bank_passes(const uintptr_t *addresses, size_t lanes, unsigned bytes, unsigned *least);
+/* Passes over the banks for the lanes of a mask, which each touch `bytes` at their address. */
+unsigned bank_passes(const uintptr_t addresses[32], uint32_t lanes, unsigned bytes, unsigned *least);
 } // namespace emu

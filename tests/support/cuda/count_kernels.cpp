@@ -89,11 +89,11 @@ void load_matrix(const Deposit *lanes, int tiles)
     count.shared_loads.lanes += 32;
     count.shared_loads.bytes += static_cast<unsigned long long>(tiles) * 128;
     for (int tile = 0; tile < tiles; tile++) {
-        uintptr_t rows[8];
+        uintptr_t rows[32];
         for (int row = 0; row < 8; row++)
             rows[row] = lanes[tile * 8 + row].value;
         unsigned least = 0;
-        count.shared_loads.passes += bank_passes(rows, 8, 16, &least);
+        count.shared_loads.passes += bank_passes(rows, 0xffu, 16, &least);
         count.shared_loads.least += least;
     }
 }
