@@ -14,6 +14,8 @@ extern "C" {
 #include <cmocka.h>
 }
 
+#include <initializer_list>
+
 namespace
 {
 KernelCount only()
