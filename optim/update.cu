@@ -33,7 +33,7 @@ static __device__ void load_maps(float *shared, const float *maps)
     __syncthreads();
 }
 
-/* blockwise_codes of one value: rounded to one of 65,536 steps, then the nearest code, exact ties to the even one. */
+/* blockwise_codes of one value: rounded to one of 65,536 steps, then the nearest code. No step lies half way between two. */
 static __device__ __forceinline__ unsigned code_of(const float *map, float x)
 {
     const float place = __fmul_rn(__fadd_rn(x, 1.0f), 0.5f);

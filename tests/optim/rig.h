@@ -19,6 +19,10 @@
 #endif
 #define RIG_BACKEND (QLORA_TEST_CUDA ? BACKEND_CUDA : BACKEND_CPU)
 
+/* Of the emulation (tests/support/cuda/emulation.h); null on a real device. */
+bool emulation_fault(const char *text) __attribute__((weak));
+long emulation_calls(const char *function) __attribute__((weak));
+
 /* Threads are slow where they are emulated, so pages of a device are small: one piece of 32-bit states. */
 enum { RIG_PARAMS_MAX = 8, RIG_PAGE_BYTES = PIECE_BLOCKS * STATE_BLOCK * 4 };
 

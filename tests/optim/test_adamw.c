@@ -564,7 +564,46 @@ static void updates_equal_those_of_the_cpu_to_the_bit(void **state)
     }
 }
 
+/* Each of the 65,536 steps that a value is rounded to, beside a 1 in its block: m is the gradient itself. */
+static float every_step(uint32_t p, uint32_t t, uint32_t i)
+{
+    (void)p;
+    (void)t;
+    const uint32_t step = i / STATE_BLOCK * (STATE_BLOCK - 1) + i % STATE_BLOCK;
+    return i % STATE_BLOCK == STATE_BLOCK - 1 ? 1.0f : (float)step * (2.0f / 65535.0f) - 1.0f;
+}
+
+static void every_step_has_the_code_of_the_cpu(void **state)
+{
+    static const int64_t all[1][2] = {
+        {257, STATE_BLOCK}
+    };
+    AdamwOptions options = rig_options(true);
+    Rig cpu, cuda;
+    (void)state;
+    options.beta1 = 0.0;
+    options.beta2 = 0.0;
+    rig_create_on(&cpu, BACKEND_CPU, all, 1, &options, 1);
+    rig_create(&cuda, all, 1, &options, 1);
+    rig_start(&cpu);
+    rig_start(&cuda);
+    rig_fill(&cpu, &cpu.grads, 1, every_step);
+    rig_fill(&cuda, &cuda.grads, 1, every_step);
+    assert_true(adamw_step(cpu.opt, &cpu.weights, &cpu.grads, 1e-3).applied);
+    assert_true(adamw_step(cuda.opt, &cuda.weights, &cuda.grads, 1e-3).applied);
+    assert_same_states(&cuda, &cpu);
+    assert_same_weights(&cuda, &cpu);
+    rig_free(&cpu);
+    rig_free(&cuda);
+}
+
 #endif
+
+/* Calls that take device or pinned memory, where they are counted. */
+static long device_allocations(void)
+{
+    return emulation_calls ? emulation_calls("cudaMalloc") + emulation_calls("cudaMallocHost") : 0;
+}
 
 static void nothing_is_allocated_by_an_update(void **state)
 {
@@ -576,8 +615,10 @@ static void nothing_is_allocated_by_an_update(void **state)
     create(&r, &options, 2);
     rig_step(&r, 1, 1e-3);
     const uint64_t before = mem_alloc_count();
+    const long device_before = device_allocations();
     rig_step(&r, 2, 1e-3);
     assert_int_equal(mem_alloc_count(), before);
+    assert_int_equal(device_allocations(), device_before);
     rig_free(&r);
 }
 
@@ -600,6 +641,7 @@ int main(void)
         cmocka_unit_test(any_number_of_threads_gives_the_same_bits),
 #if QLORA_TEST_CUDA
         cmocka_unit_test(updates_equal_those_of_the_cpu_to_the_bit),
+        cmocka_unit_test(every_step_has_the_code_of_the_cpu),
 #endif
         cmocka_unit_test(pages_give_the_same_bits_as_memory),
         cmocka_unit_test(nothing_is_allocated_by_an_update),

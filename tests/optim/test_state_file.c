@@ -376,9 +376,6 @@ static void a_page_that_cannot_be_moved_stops_the_optimizer(void **state)
 
 #else
 
-/* Of the emulation (tests/support/cuda/emulation.h); a real device has none. */
-bool emulation_fault(const char *text) __attribute__((weak));
-
 static void pinned_memory_that_is_not_there_is_one_error(void **state)
 {
     const AdamwOptions options = options_of(true, true);
