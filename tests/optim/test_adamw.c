@@ -573,28 +573,52 @@ static float every_step(uint32_t p, uint32_t t, uint32_t i)
     return i % STATE_BLOCK == STATE_BLOCK - 1 ? 1.0f : (float)step * (2.0f / 65535.0f) - 1.0f;
 }
 
+/* One update of an odd gradient on both backends. */
+static void update_both(const AdamwOptions *options, const int64_t shape[2],
+                        float (*gradient)(uint32_t, uint32_t, uint32_t))
+{
+    const int64_t one[1][2] = {
+        {shape[0], shape[1]}
+    };
+    Rig cpu, cuda;
+    rig_create_on(&cpu, BACKEND_CPU, one, 1, options, 1);
+    rig_create(&cuda, one, 1, options, 1);
+    rig_start(&cpu);
+    rig_start(&cuda);
+    rig_fill(&cpu, &cpu.grads, 1, gradient);
+    rig_fill(&cuda, &cuda.grads, 1, gradient);
+    for (int t = 1; t <= 2; t++) {
+        assert_true(adamw_step(cpu.opt, &cpu.weights, &cpu.grads, 1e-3).applied);
+        assert_true(adamw_step(cuda.opt, &cuda.weights, &cuda.grads, 1e-3).applied);
+        assert_same_states(&cuda, &cpu);
+        assert_same_weights(&cuda, &cpu);
+    }
+    rig_free(&cpu);
+    rig_free(&cuda);
+}
+
 static void every_step_has_the_code_of_the_cpu(void **state)
 {
-    static const int64_t all[1][2] = {
-        {257, STATE_BLOCK}
-    };
     AdamwOptions options = rig_options(true);
-    Rig cpu, cuda;
     (void)state;
     options.beta1 = 0.0;
     options.beta2 = 0.0;
-    rig_create_on(&cpu, BACKEND_CPU, all, 1, &options, 1);
-    rig_create(&cuda, all, 1, &options, 1);
-    rig_start(&cpu);
-    rig_start(&cuda);
-    rig_fill(&cpu, &cpu.grads, 1, every_step);
-    rig_fill(&cuda, &cuda.grads, 1, every_step);
-    assert_true(adamw_step(cpu.opt, &cpu.weights, &cpu.grads, 1e-3).applied);
-    assert_true(adamw_step(cuda.opt, &cuda.weights, &cuda.grads, 1e-3).applied);
-    assert_same_states(&cuda, &cpu);
-    assert_same_weights(&cuda, &cpu);
-    rig_free(&cpu);
-    rig_free(&cuda);
+    update_both(&options, (const int64_t[2]){257, STATE_BLOCK}, every_step);
+}
+
+/* From block to block 128 times smaller, down to numbers that are subnormal and to zero. */
+static float fading(uint32_t p, uint32_t t, uint32_t i)
+{
+    return ldexpf(rig_noise(p, t, i), -7 * (int)(i / STATE_BLOCK));
+}
+
+static void subnormal_moments_are_those_of_the_cpu(void **state)
+{
+    (void)state;
+    for (int eight_bit = 0; eight_bit < 2; eight_bit++) {
+        const AdamwOptions options = rig_options(eight_bit == 1);
+        update_both(&options, (const int64_t[2]){24, STATE_BLOCK}, fading);
+    }
 }
 
 #endif
@@ -642,6 +666,7 @@ int main(void)
 #if QLORA_TEST_CUDA
         cmocka_unit_test(updates_equal_those_of_the_cpu_to_the_bit),
         cmocka_unit_test(every_step_has_the_code_of_the_cpu),
+        cmocka_unit_test(subnormal_moments_are_those_of_the_cpu),
 #endif
         cmocka_unit_test(pages_give_the_same_bits_as_memory),
         cmocka_unit_test(nothing_is_allocated_by_an_update),
