@@ -146,23 +146,34 @@ static inline double kernel_round(double x, DType dtype)
                                 : (double)bf16_to_f32(bf16_from_f32((float)x));
 }
 
-static inline double kernel_at(const Tensor *t, int64_t r, int64_t c)
+/* Elements while the device is known to be idle; waiting costs more than reading one. */
+static inline double kernel_get(const Tensor *t, int64_t r, int64_t c)
 {
-    kernel_settle();
     const int64_t i = r * t->stride + c;
     return t->dtype == DTYPE_F32 ? (double)((const float *)t->data)[i]
                                  : (double)bf16_to_f32(((const uint16_t *)t->data)[i]);
 }
 
-static inline void kernel_set(const Tensor *t, int64_t r, int64_t c, double value)
+static inline void kernel_put(const Tensor *t, int64_t r, int64_t c, double value)
 {
-    kernel_settle();
     const int64_t i = r * t->stride + c;
     if (t->dtype == DTYPE_F32) {
         ((float *)t->data)[i] = (float)value;
     } else {
         ((uint16_t *)t->data)[i] = bf16_from_f32((float)value);
     }
+}
+
+static inline double kernel_at(const Tensor *t, int64_t r, int64_t c)
+{
+    kernel_settle();
+    return kernel_get(t, r, c);
+}
+
+static inline void kernel_set(const Tensor *t, int64_t r, int64_t c, double value)
+{
+    kernel_settle();
+    kernel_put(t, r, c, value);
 }
 
 /* Normal numbers times `scale`. */
@@ -172,7 +183,7 @@ static inline Tensor kernel_random(DType dtype, int64_t rows, int64_t cols, int6
     const RngKey key = {.seed = seed, .purpose = RNG_TEST};
     for (int64_t r = 0; r < rows; r++) {
         for (int64_t c = 0; c < cols; c++)
-            kernel_set(&t, r, c, (double)(scale * rng_normal(key, (uint64_t)(r * cols + c))));
+            kernel_put(&t, r, c, (double)(scale * rng_normal(key, (uint64_t)(r * cols + c))));
     }
     return t;
 }
@@ -183,9 +194,10 @@ static inline double *kernel_values(const Tensor *t)
     const int64_t rows = tensor_rows(t), cols = tensor_cols(t);
     double *values = malloc((size_t)(rows * cols + 1) * sizeof *values);
     assert_non_null(values);
+    kernel_settle();
     for (int64_t r = 0; r < rows; r++) {
         for (int64_t c = 0; c < cols; c++)
-            values[r * cols + c] = kernel_at(t, r, c);
+            values[r * cols + c] = kernel_get(t, r, c);
     }
     return values;
 }
