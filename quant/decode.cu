@@ -39,4 +39,6 @@ static void decode_cuda(Backend *be, const Tensor *w, const QuantMatrix *m)
     });
 }
 
-extern "C" const QuantOps quant_ops_cuda = {decode_cuda};
+void quant_encode_cuda(Backend *be, const QuantEncode *e, const QuantOptions *options); /* encode.cu */
+
+extern "C" const QuantOps quant_ops_cuda = {decode_cuda, quant_encode_cuda};

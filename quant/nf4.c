@@ -88,12 +88,30 @@ bool quant_encode(QuantHost *out, const float *values, int64_t count, const Quan
         return FAIL(err, ERR_MODEL, "the weight at flat index %lld is %s; only finite weights can be quantized",
                     (long long)bad, isnan(values[bad]) ? "NaN" : "infinite");
     out->offset = 0.0f;
-    if (options->double_quant) {
-        float map[256];
-        blockwise_map_signed(map);
-        nested_encode(out->absmax, out->nested_absmax, &out->offset, map, absmax, blocks_of(options, count));
-    }
+    if (options->double_quant) quant_nest(out, absmax, blocks_of(options, count));
     return true;
+}
+
+void quant_nest(QuantHost *out, const float *absmax, int64_t count)
+{
+    float map[256];
+    blockwise_map_signed(map);
+    nested_encode(out->absmax, out->nested_absmax, &out->offset, map, absmax, count);
+}
+
+static void encode_cpu(Backend *be, const QuantEncode *e, const QuantOptions *options)
+{
+    (void)be;
+    const float *values = e->values.data;
+    const int64_t count = tensor_count(&e->values), blocks = blocks_of(options, count);
+    int64_t *bad = e->bad.data;
+    for (int64_t b = 0; b < blocks; b++) {
+        const int64_t at = b * options->block, left = count - at, n = left < options->block ? left : options->block;
+        uint8_t *codes = (uint8_t *)e->codes.data + at / 2;
+        if (kernel_encode(codes, (float *)e->absmax.data + b, values + at, n, options->type)) continue;
+        const int64_t place = e->first + at + first_not_finite(values + at, n);
+        if (place < *bad) *bad = place;
+    }
 }
 
 /* --- decoding --- */
@@ -146,7 +164,7 @@ static void decode_cpu(Backend *be, const Tensor *w, const QuantMatrix *m)
         decode_row((char *)w->data + (size_t)r * stride, w->dtype, m, r * m->cols, (r + 1) * m->cols);
 }
 
-static const QuantOps quant_ops_cpu = {.decode = decode_cpu};
+static const QuantOps quant_ops_cpu = {.decode = decode_cpu, .encode = encode_cpu};
 static const QuantOps *const quant_ops[BACKEND_COUNT] = {
     [BACKEND_CPU] = &quant_ops_cpu,
     [BACKEND_CUDA] = CUDA_OPS(quant_ops_cuda),
@@ -158,5 +176,18 @@ void quant_decode(Backend *be, const Tensor *w, const QuantMatrix *m)
     CHECK(tensor_rows(w) == m->rows && tensor_cols(w) == m->cols);
     backend_enter(be);
     quant_ops[backend_kind(be)]->decode(be, w, m);
+    backend_leave(be);
+}
+
+void quant_encode_on(Backend *be, const QuantEncode *e, const QuantOptions *options)
+{
+    const int64_t count = tensor_count(&e->values);
+    check_options(options);
+    CHECK(e->values.dtype == DTYPE_F32 && e->codes.dtype == DTYPE_U8 && e->absmax.dtype == DTYPE_F32);
+    CHECK(e->bad.dtype == DTYPE_I64 && tensor_count(&e->bad) == 1 && e->first % options->block == 0);
+    CHECK(tensor_count(&e->codes) >= ceil_div(count, 2) && tensor_count(&e->absmax) >= blocks_of(options, count));
+    if (count == 0) return;
+    backend_enter(be);
+    quant_ops[backend_kind(be)]->encode(be, e, options);
     backend_leave(be);
 }
