@@ -60,6 +60,7 @@ typedef struct CudaTransfers {
     uint64_t count;
 } CudaTransfers;
 
+/* Closing needs what was copied to be released, which waits for the copies. */
 bool cuda_transfers_open(Backend *be, Err *err) MUST_USE;
 void cuda_transfers_close(Backend *be);
 void *cuda_pinned_reserve(Backend *be, const char *name, size_t bytes, Err *err);

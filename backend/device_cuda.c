@@ -185,7 +185,6 @@ static void close_cuda(Backend *be)
     CudaState *c = be->cuda;
     if (!c) return;
     if (c->stream) (void)cudaStreamSynchronize(c->stream);
-    if (c->transfers.stream) (void)cudaStreamSynchronize(c->transfers.stream);
     cuda_blas_close(be);
     cuda_transfers_close(be);
     for (int i = 0; i < CUDA_COPY_BUFFERS; i++) {

@@ -116,6 +116,7 @@ static bool apply(Adamw *opt, const Tensor *params, const Tensor *grads, double 
         pass.measure = true;
         if (!adamw_pass(opt, &pass, err)) return false;
         opt->ops->collect(opt);
+        if (backend_failed(opt->be)) return false;
         report->rms_clipped = clamp_rms(opt);
         pass.measure = false;
     }

@@ -421,6 +421,60 @@ static void a_failed_device_applies_and_saves_nothing(void **state)
     }
 }
 
+/* The norms or the measure are lost and the device goes on: parameters and states keep every bit. */
+static void what_is_decided_from_lost_numbers_is_not_applied(void **state)
+{
+    static const char *const faults[] = {"launch:1:719:once", "launch:2:719:once"};
+    (void)state;
+    if (!emulation_fault) skip();
+    for (size_t i = 0; i < ARRAY_COUNT(faults); i++) {
+        AdamwOptions options = options_of(true, false);
+        Err err = {0};
+        Rig r;
+        options.update_clip_rms = 0.5;
+        create(&r, &options);
+        steps(&r, 1, 2);
+        save(&r);
+        size_t length;
+        char *states = saved_bytes(&length);
+        float *before = rig_weights(&r);
+        emulation_fault(faults[i]);
+        assert_false(rig_step(&r, 3, 1e-3).applied);
+        emulation_fault(NULL);
+        assert_false(backend_sync(r.be, &err));
+        float *after = rig_weights(&r);
+        assert_memory_equal(before, after, (size_t)r.table.total * sizeof *before);
+        assert_saves(&r, states, length);
+        mem_free(states);
+        free(before);
+        free(after);
+        rig_free(&r);
+    }
+    remove(path);
+}
+
+static void a_failed_device_loads_nothing(void **state)
+{
+    (void)state;
+    if (!emulation_fault) skip();
+    for (int paged = 0; paged < 2; paged++) {
+        const AdamwOptions options = options_of(true, paged == 1);
+        Err err = {0};
+        Rig r;
+        create(&r, &options);
+        steps(&r, 1, 2);
+        save(&r);
+        steps(&r, 3, 3);
+        emulation_fault("cudaMemcpy2DAsync:1:719");
+        assert_false(adamw_load(r.opt, path, &err));
+        assert_int_equal(err.code, ERR_DEVICE);
+        assert_int_equal(adamw_updates(r.opt), 3);
+        emulation_fault(NULL);
+        rig_free(&r);
+    }
+    remove(path);
+}
+
 #endif
 
 int main(void)
@@ -433,6 +487,8 @@ int main(void)
 #if QLORA_TEST_CUDA
         cmocka_unit_test(pinned_memory_that_is_not_there_is_one_error),
         cmocka_unit_test(a_failed_device_applies_and_saves_nothing),
+        cmocka_unit_test(what_is_decided_from_lost_numbers_is_not_applied),
+        cmocka_unit_test(a_failed_device_loads_nothing),
 #else
         cmocka_unit_test(a_page_file_that_cannot_be_made_is_one_error),
         cmocka_unit_test(a_page_that_cannot_be_moved_stops_the_optimizer),
