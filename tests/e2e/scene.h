@@ -26,7 +26,10 @@ typedef struct Scene {
     char log[512];
 } Scene;
 
-enum { SCENE_STEPS = 6 };
+#ifndef SCENE_UPDATES /* of a run; a test may want more */
+#    define SCENE_UPDATES 6
+#endif
+enum { SCENE_STEPS = SCENE_UPDATES };
 
 /* Compiled with QLORA_TEST_CUDA=1 the same tests run on the CUDA backend; on emulated threads they take fewer points. */
 #ifndef QLORA_TEST_CUDA
