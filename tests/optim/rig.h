@@ -40,6 +40,19 @@ static inline AdamwOptions rig_options(bool eight_bit)
     return (AdamwOptions){.eight_bit = eight_bit, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8};
 }
 
+static inline AdamwOptions rig_all_clamps(bool eight_bit)
+{
+    AdamwOptions o = rig_options(eight_bit);
+    o.weight_decay = 0.01;
+    o.max_grad_norm = 0.2;
+    o.grad_clip_value = 0.01;
+    o.grad_clip_percentile = 60;
+    o.variance_min = 1e-10;
+    o.variance_max = 1e-4;
+    o.update_clip_rms = 0.9;
+    return o;
+}
+
 static inline void rig_place(Rig *r)
 {
     r->weights = arena_vector(&r->state, DTYPE_F32, r->table.total);
@@ -166,4 +179,12 @@ static inline float *rig_weights(Rig *r)
     assert_non_null(x);
     backend_download(r->be, x, &r->weights);
     return x;
+}
+
+static inline void rig_assert_same_weights(Rig *a, Rig *b)
+{
+    float *x = rig_weights(a), *y = rig_weights(b);
+    assert_memory_equal(x, y, (size_t)a->table.total * sizeof *x);
+    free(x);
+    free(y);
 }

@@ -25,14 +25,6 @@ static void create(Rig *r, const AdamwOptions *options, int threads)
     rig_fill(r, &r->weights, 0, rig_noise);
 }
 
-static void assert_same_weights(Rig *a, Rig *b)
-{
-    float *x = rig_weights(a), *y = rig_weights(b);
-    assert_memory_equal(x, y, (size_t)a->table.total * sizeof *x);
-    free(x);
-    free(y);
-}
-
 /* --- the 8-bit kernel itself --- */
 
 typedef struct KernelCase {
@@ -147,7 +139,7 @@ static void a_zero_gradient_changes_nothing_but_the_count(void **state)
         const AdamwReport report = adamw_step(r.opt, &r.weights, &r.grads, 1e-3);
         assert_true(report.applied && report.grad_norm == 0.0 && report.clip_factor == 1.0);
         assert_int_equal(adamw_updates(r.opt), 1);
-        assert_same_weights(&r, &fresh);
+        rig_assert_same_weights(&r, &fresh);
         rig_free(&r);
         rig_free(&fresh);
     }
@@ -174,10 +166,10 @@ static void a_gradient_that_is_not_finite_changes_no_bit(void **state)
             assert_false(report.applied);
             assert_int_equal(report.first_bad_param, p);
             assert_true(!isfinite(report.grad_norm));
-            assert_same_weights(&r, &clean);
+            rig_assert_same_weights(&r, &clean);
             assert_true(rig_step(&r, t, 1e-3).applied);
             assert_true(rig_step(&clean, t, 1e-3).applied);
-            assert_same_weights(&r, &clean); /* states and history too, or later updates would differ */
+            rig_assert_same_weights(&r, &clean); /* states and history too, or later updates would differ */
         }
         assert_int_equal(adamw_updates(r.opt), 6);
         rig_free(&r);
@@ -224,7 +216,7 @@ static void the_norm_clip_is_that_of_torch(void **state)
     rig_set(&plain, &plain.grads, 3, 6, -4.0f * (float)report.clip_factor);
     const AdamwReport other = adamw_step(plain.opt, &plain.weights, &plain.grads, 1e-3);
     assert_false(other.norm_clipped);
-    assert_same_weights(&r, &plain);
+    rig_assert_same_weights(&r, &plain);
     rig_free(&r);
     rig_free(&plain);
 }
@@ -246,7 +238,7 @@ static void the_value_clamp_counts_what_it_changes(void **state)
     assert_int_equal(report.value_clipped, 2);
     assert_true(report.grad_norm > 7.0); /* before clipping */
     adamw_step(clamped.opt, &clamped.weights, &clamped.grads, 1e-3);
-    assert_same_weights(&r, &clamped);
+    rig_assert_same_weights(&r, &clamped);
     rig_free(&r);
     rig_free(&clamped);
 }
@@ -389,24 +381,11 @@ static void decay_and_the_scale_of_a_parameter_act_on_it_alone(void **state)
 
 /* --- the same bits however it runs --- */
 
-static AdamwOptions all_clamps(bool eight_bit)
-{
-    AdamwOptions o = rig_options(eight_bit);
-    o.weight_decay = 0.01;
-    o.max_grad_norm = 0.2;
-    o.grad_clip_value = 0.01;
-    o.grad_clip_percentile = 60;
-    o.variance_min = 1e-10;
-    o.variance_max = 1e-4;
-    o.update_clip_rms = 0.9;
-    return o;
-}
-
 static void any_number_of_threads_gives_the_same_bits(void **state)
 {
     (void)state;
     for (int eight_bit = 0; eight_bit < 2; eight_bit++) {
-        const AdamwOptions options = all_clamps(eight_bit == 1);
+        const AdamwOptions options = rig_all_clamps(eight_bit == 1);
         Rig one, many;
         for (int threads = 2; threads <= 5; threads += 3) {
             create(&one, &options, 1);
@@ -415,7 +394,7 @@ static void any_number_of_threads_gives_the_same_bits(void **state)
             create(&many, &options, threads);
             for (uint32_t t = 1; t <= 5; t++)
                 rig_step(&many, t, 1e-3);
-            assert_same_weights(&one, &many);
+            rig_assert_same_weights(&one, &many);
             rig_free(&many);
             rig_free(&one);
         }
@@ -433,7 +412,7 @@ static void pages_give_the_same_bits_as_memory(void **state)
 {
     (void)state;
     for (int eight_bit = 0; eight_bit < 2; eight_bit++) {
-        AdamwOptions options = all_clamps(eight_bit == 1);
+        AdamwOptions options = rig_all_clamps(eight_bit == 1);
         Rig resident, paged;
         rig_create(&resident, large, 3, &options, 2);
         rig_start(&resident);
@@ -451,177 +430,12 @@ static void pages_give_the_same_bits_as_memory(void **state)
         for (uint32_t t = 1; t <= 4; t++) {
             rig_step(&resident, t, 1e-3);
             rig_step(&paged, t, 1e-3);
-            assert_same_weights(&resident, &paged);
+            rig_assert_same_weights(&resident, &paged);
         }
         rig_free(&resident);
         rig_free(&paged);
     }
 }
-
-#if QLORA_TEST_CUDA
-
-/* A parameter of one element, of one block and one more, of one piece and one more; the others as above. */
-static const int64_t uneven[6][2] = {
-    {1,  1   },
-    {1,  257 },
-    {17, 241 },
-    {64, 96  },
-    {50, 100 },
-    {3,  2731}
-};
-
-/* Sums of squares are added in another order (optim/ops.h). */
-static void assert_same_report(const AdamwReport *a, const AdamwReport *b)
-{
-    assert_true(fabs(a->grad_norm - b->grad_norm) <= 1e-14 * b->grad_norm);
-    assert_true(fabs(a->clip_factor - b->clip_factor) <= 1e-14 * b->clip_factor);
-    assert_int_equal(a->applied, b->applied);
-    assert_int_equal(a->first_bad_param, b->first_bad_param);
-    assert_int_equal(a->norm_clipped, b->norm_clipped);
-    assert_int_equal(a->percentile_clipped, b->percentile_clipped);
-    assert_int_equal(a->value_clipped, b->value_clipped);
-    assert_int_equal(a->variance_floored, b->variance_floored);
-    assert_int_equal(a->variance_capped, b->variance_capped);
-    assert_int_equal(a->rms_clipped, b->rms_clipped);
-}
-
-static void assert_same_tensor(Rig *a, const Tensor *x, Rig *b, const Tensor *y)
-{
-    const size_t bytes = (size_t)tensor_count(x) * dtype_bytes(x->dtype);
-    char *left = malloc(bytes + 1), *right = malloc(bytes + 1);
-    assert_true(left && right && tensor_count(x) == tensor_count(y));
-    backend_download(a->be, left, x);
-    backend_download(b->be, right, y);
-    assert_memory_equal(left, right, bytes);
-    free(left);
-    free(right);
-}
-
-static void assert_same_states(Rig *a, Rig *b)
-{
-    const size_t bytes = a->opt->region_bytes;
-    char *left = malloc(bytes), *right = malloc(bytes);
-    Err err = {0};
-    assert_true(left && right);
-    for (int moment = 1; moment <= 2; moment++) {
-        assert_true(adamw_read_state(a->opt, moment, 0, bytes, left, &err));
-        assert_true(adamw_read_state(b->opt, moment, 0, bytes, right, &err));
-        assert_memory_equal(left, right, bytes);
-    }
-    assert_same_tensor(a, &a->opt->absmax1, b, &b->opt->absmax1);
-    assert_same_tensor(a, &a->opt->absmax2, b, &b->opt->absmax2);
-    free(left);
-    free(right);
-}
-
-static void run_beside_the_cpu(const AdamwOptions *options)
-{
-    Rig cpu, cuda;
-    AdamwOptions resident = *options;
-    resident.paged = false;
-    rig_create_on(&cpu, BACKEND_CPU, uneven, ARRAY_COUNT(uneven), &resident, 1);
-    rig_create(&cuda, uneven, ARRAY_COUNT(uneven), options, 1);
-    rig_start(&cpu);
-    rig_start(&cuda);
-    rig_fill(&cpu, &cpu.weights, 0, rig_noise);
-    rig_fill(&cuda, &cuda.weights, 0, rig_noise);
-    for (uint32_t t = 1; t <= 20; t++) {
-        const AdamwReport expected = rig_step(&cpu, t, 1e-3), report = rig_step(&cuda, t, 1e-3);
-        assert_same_report(&report, &expected);
-        assert_same_weights(&cuda, &cpu);
-        assert_same_states(&cuda, &cpu);
-    }
-    rig_free(&cpu);
-    rig_free(&cuda);
-}
-
-static void clamp_alone(AdamwOptions *o, int which)
-{
-    const AdamwOptions all = all_clamps(o->eight_bit);
-    if (which == 0) o->max_grad_norm = all.max_grad_norm;
-    if (which == 1) o->grad_clip_value = all.grad_clip_value;
-    if (which == 2) o->grad_clip_percentile = all.grad_clip_percentile;
-    if (which == 3) o->variance_min = all.variance_min;
-    if (which == 4) o->variance_max = all.variance_max;
-    if (which == 5) o->update_clip_rms = all.update_clip_rms;
-}
-
-/* mode: bit 0 eight bits, bit 1 paged; each clamp alone and none where the states are resident, and all of them */
-static void updates_equal_those_of_the_cpu_to_the_bit(void **state)
-{
-    (void)state;
-    for (int mode = 0; mode < 4; mode++) {
-        for (int clamp = 0; clamp < (mode & 2 ? 0 : 7); clamp++) {
-            AdamwOptions options = rig_options(mode & 1);
-            options.weight_decay = 0.01;
-            options.paged = mode & 2;
-            clamp_alone(&options, clamp);
-            run_beside_the_cpu(&options);
-        }
-        AdamwOptions options = all_clamps(mode & 1);
-        options.paged = mode & 2;
-        run_beside_the_cpu(&options);
-    }
-}
-
-/* Each of the 65,536 steps that a value is rounded to, beside a 1 in its block: m is the gradient itself. */
-static float every_step(uint32_t p, uint32_t t, uint32_t i)
-{
-    (void)p;
-    (void)t;
-    const uint32_t step = i / STATE_BLOCK * (STATE_BLOCK - 1) + i % STATE_BLOCK;
-    return i % STATE_BLOCK == STATE_BLOCK - 1 ? 1.0f : (float)step * (2.0f / 65535.0f) - 1.0f;
-}
-
-/* One update of an odd gradient on both backends. */
-static void update_both(const AdamwOptions *options, const int64_t shape[2],
-                        float (*gradient)(uint32_t, uint32_t, uint32_t))
-{
-    const int64_t one[1][2] = {
-        {shape[0], shape[1]}
-    };
-    Rig cpu, cuda;
-    rig_create_on(&cpu, BACKEND_CPU, one, 1, options, 1);
-    rig_create(&cuda, one, 1, options, 1);
-    rig_start(&cpu);
-    rig_start(&cuda);
-    rig_fill(&cpu, &cpu.grads, 1, gradient);
-    rig_fill(&cuda, &cuda.grads, 1, gradient);
-    for (int t = 1; t <= 2; t++) {
-        assert_true(adamw_step(cpu.opt, &cpu.weights, &cpu.grads, 1e-3).applied);
-        assert_true(adamw_step(cuda.opt, &cuda.weights, &cuda.grads, 1e-3).applied);
-        assert_same_states(&cuda, &cpu);
-        assert_same_weights(&cuda, &cpu);
-    }
-    rig_free(&cpu);
-    rig_free(&cuda);
-}
-
-static void every_step_has_the_code_of_the_cpu(void **state)
-{
-    AdamwOptions options = rig_options(true);
-    (void)state;
-    options.beta1 = 0.0;
-    options.beta2 = 0.0;
-    update_both(&options, (const int64_t[2]){257, STATE_BLOCK}, every_step);
-}
-
-/* From block to block 128 times smaller, down to numbers that are subnormal and to zero. */
-static float fading(uint32_t p, uint32_t t, uint32_t i)
-{
-    return ldexpf(rig_noise(p, t, i), -7 * (int)(i / STATE_BLOCK));
-}
-
-static void subnormal_moments_are_those_of_the_cpu(void **state)
-{
-    (void)state;
-    for (int eight_bit = 0; eight_bit < 2; eight_bit++) {
-        const AdamwOptions options = rig_options(eight_bit == 1);
-        update_both(&options, (const int64_t[2]){24, STATE_BLOCK}, fading);
-    }
-}
-
-#endif
 
 /* Calls that take device or pinned memory, where they are counted. */
 static long device_allocations(void)
@@ -631,7 +445,7 @@ static long device_allocations(void)
 
 static void nothing_is_allocated_by_an_update(void **state)
 {
-    AdamwOptions options = all_clamps(true);
+    AdamwOptions options = rig_all_clamps(true);
     Rig r;
     (void)state;
     options.paged = true;
@@ -663,11 +477,6 @@ int main(void)
         cmocka_unit_test(the_rms_clamp_holds_every_parameter_to_its_cap),
         cmocka_unit_test(decay_and_the_scale_of_a_parameter_act_on_it_alone),
         cmocka_unit_test(any_number_of_threads_gives_the_same_bits),
-#if QLORA_TEST_CUDA
-        cmocka_unit_test(updates_equal_those_of_the_cpu_to_the_bit),
-        cmocka_unit_test(every_step_has_the_code_of_the_cpu),
-        cmocka_unit_test(subnormal_moments_are_those_of_the_cpu),
-#endif
         cmocka_unit_test(pages_give_the_same_bits_as_memory),
         cmocka_unit_test(nothing_is_allocated_by_an_update),
     };
