@@ -8,8 +8,10 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -34,6 +36,21 @@ typedef struct Rig {
     Arena state, scratch;
     Tensor weights, grads;
 } Rig;
+
+/* A file of this process alone: the same cases run on several backends side by side. The text stays. */
+static inline const char *rig_file(const char *name)
+{
+    enum { FILES_MAX = 8, LENGTH = 64 };
+    static char texts[FILES_MAX][LENGTH];
+    char text[LENGTH];
+    snprintf(text, sizeof text, "%s.%ld", name, (long)getpid());
+    for (int i = 0; i < FILES_MAX; i++) {
+        if (!texts[i][0]) memcpy(texts[i], text, sizeof text);
+        if (strcmp(texts[i], text) == 0) return texts[i];
+    }
+    fail_msg("too many files");
+    return NULL;
+}
 
 static inline AdamwOptions rig_options(bool eight_bit)
 {

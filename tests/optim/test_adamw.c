@@ -418,7 +418,7 @@ static void pages_give_the_same_bits_as_memory(void **state)
         rig_start(&resident);
         assert_int_equal(adamw_paged_bytes(resident.opt), 0);
         options.paged = true;
-        options.page_path = "test_adamw.pages";
+        options.page_path = rig_file("test_adamw.pages");
         rig_create(&paged, large, 3, &options, 2);
         rig_start(&paged);
         assert_false(file_exists(options.page_path));
@@ -449,7 +449,7 @@ static void nothing_is_allocated_by_an_update(void **state)
     Rig r;
     (void)state;
     options.paged = true;
-    options.page_path = "test_adamw.pages";
+    options.page_path = rig_file("test_adamw.pages");
     create(&r, &options, 2);
     rig_step(&r, 1, 1e-3);
     const uint64_t before = mem_alloc_count();

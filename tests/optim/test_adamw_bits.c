@@ -100,13 +100,13 @@ static void updates_equal_those_of_one_thread_to_the_bit(void **state)
             AdamwOptions options = rig_options(mode & 1);
             options.weight_decay = 0.01;
             options.paged = mode & 2;
-            options.page_path = "test_adamw_bits.pages";
+            options.page_path = rig_file("test_adamw_bits.pages");
             clamp_alone(&options, clamp);
             run_beside_one_thread(&options);
         }
         AdamwOptions options = rig_all_clamps(mode & 1);
         options.paged = mode & 2;
-        options.page_path = "test_adamw_bits.pages";
+        options.page_path = rig_file("test_adamw_bits.pages");
         run_beside_one_thread(&options);
     }
 }

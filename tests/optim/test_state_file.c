@@ -16,7 +16,7 @@ static const int64_t shapes[3][2] = {
 };
 enum { SHAPES = 3 };
 
-static const char *const path = "test_state_file.safetensors", *const page_path = "test_state_file.pages";
+static const char *path, *page_path;
 
 static AdamwOptions options_of(bool eight_bit, bool paged)
 {
@@ -237,7 +237,7 @@ static void write_harmed(const char *to, Harm harm)
 
 static void a_file_with_anything_wrong_is_refused_and_changes_nothing(void **state)
 {
-    const char *const harmed = "test_state_file.harmed";
+    const char *const harmed = rig_file("test_state_file.harmed");
     const AdamwOptions options = options_of(true, false);
     Rig r;
     (void)state;
@@ -479,6 +479,8 @@ static void a_failed_device_loads_nothing(void **state)
 
 int main(void)
 {
+    path = rig_file("test_state_file.safetensors");
+    page_path = rig_file("test_state_file.pages");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(saved_states_go_on_to_the_bit),
         cmocka_unit_test(a_file_with_anything_wrong_is_refused_and_changes_nothing),
