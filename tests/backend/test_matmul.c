@@ -114,6 +114,7 @@ static void rows_and_threads_leave_the_bits_alone(void **state)
         Run r;
         run_make(&r, &whole, dtype, dtype);
         matmul(two, &r.op);
+        kernel_settle(); /* while `two` is the current one */
         for (int repeat = 0; repeat < 10; repeat++) {
             Backend *be = kernel_backend(1 + repeat % 3, false);
             Run again;
