@@ -117,6 +117,21 @@ void head_logits(Model *m, const Tensor *hidden, float *out); /* every row of hi
 void weights_place(Model *m, Arena *weights);
 bool weights_load(Model *m, const ModelSource *source, Err *err) MUST_USE;
 
+/* Reads rows [first, first + count) of one matrix as f32. */
+typedef struct WeightsRows {
+    bool (*read)(const struct WeightsRows *rows, int64_t first, int64_t count, float *to, Err *err);
+    const ModelSource *source;
+    const SourceTensor *tensor;
+} WeightsRows;
+
+/* Rows that are encoded on the device at a time; 0: the host encodes this matrix. */
+int64_t weights_encode_rows(const Model *m, const QuantMatrix *q);
+
+/* Streams a matrix in and encodes it on the device. `values` (host) holds weights_encode_rows() rows, `host` the arrays
+ * of quant_encode. ERR_MODEL when a weight is not finite. */
+bool weights_encode(Model *m, QuantMatrix *q, const WeightsRows *rows, float *values, QuantHost *host,
+                    Err *err) MUST_USE;
+
 /* generate.c */
 void cache_place(Model *m, Arena *activations);
 void cache_prefill(Model *m, const Layer *layer, const Pass *p, const Tensor *qkv);

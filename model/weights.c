@@ -166,6 +166,11 @@ static bool read_rows(const ModelSource *source, const SourceTensor *t, int64_t 
     return true;
 }
 
+static bool read_matrix(const WeightsRows *rows, int64_t first, int64_t count, float *to, Err *err)
+{
+    return read_rows(rows->source, rows->tensor, first, count, rows->tensor->shape[1], to, err);
+}
+
 static bool check_finite(const float *values, int64_t count, int64_t first, const Item *item, Err *err)
 {
     uint32_t any = 0; /* integers, so that the loop vectorises */
@@ -210,7 +215,12 @@ static bool load_plain(Model *m, const ModelSource *source, const SourceTensor *
     return true;
 }
 
-/* Host arrays of the largest quantized matrix. */
+static int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Host arrays of the largest quantized matrix; its values only as far as the host encodes it. */
 typedef struct Staging {
     float *values; /* also the chunks of plain tensors */
     QuantHost host;
@@ -226,22 +236,24 @@ static void staging_free(Staging *s)
     *s = (Staging){0};
 }
 
-static bool staging_make(Staging *s, const Plan *p, Err *err)
+static bool staging_make(Staging *s, const Model *m, const Plan *p, Err *err)
 {
-    int64_t most = CHUNK_ELEMENTS, blocks = 1;
+    int64_t most = CHUNK_ELEMENTS, blocks = 1, codes = 0;
     *s = (Staging){0};
     for (int i = 0; i < p->count; i++) {
         const Item *item = &p->items[i];
         if (item->part) {
             const int64_t n = item->rows * item->cols, nb = quant_blocks(&item->part->quant);
-            most = n > most ? n : most;
+            const int64_t there = weights_encode_rows(m, &item->part->quant) * item->cols;
+            most = there ? larger(most, there < n ? there : n) : larger(most, n);
+            codes = larger(codes, n);
             blocks = nb > blocks ? nb : blocks;
         } else if (item->cols > most) {
             most = item->cols;
         }
     }
     TRY(s->values = mem_alloc((size_t)most, sizeof *s->values, err));
-    TRY(s->host.codes = mem_alloc((size_t)most / 2 + 1, 1, err));
+    TRY(s->host.codes = mem_alloc((size_t)codes / 2 + 1, 1, err));
     TRY(s->host.absmax = mem_alloc((size_t)blocks, sizeof(float), err));
     TRY(s->host.nested_absmax = mem_alloc((size_t)blocks / 256 + 1, sizeof *s->host.nested_absmax, err));
     TRY(s->host.scratch_absmax = mem_alloc((size_t)blocks, sizeof *s->host.scratch_absmax, err));
@@ -258,6 +270,10 @@ static bool load_quantized(Model *m, const ModelSource *source, const SourceTens
     if (t->prequantized) {
         if (!source_read_quantized(source, t, q, &s->host, err)) return false;
         q->offset = q->options.double_quant ? s->host.offset : 0;
+    } else if (weights_encode_rows(m, q) > 0) {
+        const WeightsRows rows = {.read = read_matrix, .source = source, .tensor = t};
+        q->source_dtype = t->dtype;
+        return weights_encode(m, q, &rows, s->values, &s->host, err) || err_note(err, "tensor %s", item->name);
     } else {
         if (!read_rows(source, t, 0, item->rows, item->cols, s->values, err)) return false;
         if (!quant_encode(&s->host, s->values, item->rows * item->cols, &q->options, err))
@@ -309,7 +325,7 @@ bool weights_load(Model *m, const ModelSource *source, Err *err)
     Plan p = {0};
     Staging s = {0};
     const bool ok = plan_make(&p, m, err) && check_strangers(&p, source, m->spec.tied, err) &&
-                    staging_make(&s, &p, err) && load_all(m, source, &p, &s, err) && load_rope(m, err);
+                    staging_make(&s, m, &p, err) && load_all(m, source, &p, &s, err) && load_rope(m, err);
     staging_free(&s);
     mem_free(p.items);
     return ok && backend_sync(m->be, err);

@@ -79,14 +79,18 @@ static int64_t encode_blocks(uint8_t *codes, float *absmax, const float *values,
     return bad;
 }
 
+bool quant_refuse(int64_t index, float value, Err *err)
+{
+    return FAIL(err, ERR_MODEL, "the weight at flat index %lld is %s; only finite weights can be quantized",
+                (long long)index, isnan(value) ? "NaN" : "infinite");
+}
+
 bool quant_encode(QuantHost *out, const float *values, int64_t count, const QuantOptions *options, Err *err)
 {
     check_options(options);
     float *absmax = options->double_quant ? out->scratch_absmax : out->absmax;
     const int64_t bad = encode_blocks(out->codes, absmax, values, count, options);
-    if (bad < count)
-        return FAIL(err, ERR_MODEL, "the weight at flat index %lld is %s; only finite weights can be quantized",
-                    (long long)bad, isnan(values[bad]) ? "NaN" : "infinite");
+    if (bad < count) return quant_refuse(bad, values[bad], err);
     out->offset = 0.0f;
     if (options->double_quant) quant_nest(out, absmax, blocks_of(options, count));
     return true;

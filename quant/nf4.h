@@ -86,6 +86,9 @@ typedef struct QuantEncode {
 } QuantEncode;
 void quant_encode_on(Backend *be, const QuantEncode *e, const QuantOptions *options);
 
+/* Always false: what quant_encode says about a value that is not finite. */
+bool quant_refuse(int64_t index, float value, Err *err);
+
 /* The second half on the host: u8 codes, nested_absmax and the offset from `count` f32 absmax. */
 void quant_nest(QuantHost *out, const float *absmax, int64_t count);
 
