@@ -85,12 +85,19 @@ static int segment_of(const Attention *at, int64_t row)
     return first;
 }
 
+/* First key that a row of a segment sees. */
+static int64_t first_key(const Attention *at, int segment, int64_t row)
+{
+    const int64_t start = at->starts[segment], oldest = row - at->window + 1;
+    return at->window && oldest > start ? oldest : start;
+}
+
 QueryTile attention_query_tile(const AttentionPlan *p, int64_t tile)
 {
     QueryTile q = {.first = tile * QUERIES};
     q.count = p->n - q.first < QUERIES ? p->n - q.first : QUERIES;
     int segment = segment_of(p->at, q.first);
-    q.low_least = p->at->starts[segment];
+    q.low_least = first_key(p->at, segment, q.first);
     for (int64_t i = 0; i < QUERIES; i++) {
         const int64_t row = q.first + i;
         q.low[i] = 0.0f;
@@ -98,7 +105,7 @@ QueryTile attention_query_tile(const AttentionPlan *p, int64_t tile)
         if (i >= q.count) continue;
         while (p->at->starts[segment + 1] <= row)
             segment++;
-        q.low_most = p->at->starts[segment];
+        q.low_most = first_key(p->at, segment, row);
         q.low[i] = (float)q.low_most;
         q.high[i] = (float)row;
     }
@@ -152,6 +159,7 @@ static void check_heads(const Attention *at)
 {
     CHECK(at->heads > 0 && at->kv_heads > 0 && at->heads % at->kv_heads == 0);
     CHECK(at->head_dim > 0 && at->head_dim % 2 == 0 && at->head_dim <= HEAD_DIM_MAX);
+    CHECK(at->window >= 0);
 }
 
 static void check_shapes(const Backend *be, const Attention *at, const Tensor *out, const Tensor *lse,

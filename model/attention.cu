@@ -14,6 +14,7 @@ AttentionShape attention_shape(Backend *be, const Attention *at, int64_t n)
     a.group = at->heads / at->kv_heads;
     a.head_dim = at->head_dim;
     a.segments = at->segments;
+    a.window = at->window > 0 && at->window < n ? at->window : a.n;
     a.scale = at->scale;
     a.factor = static_cast<float>(static_cast<double>(at->scale) * ATTENTION_LOG2E);
     a.starts = static_cast<const int32_t *>(

@@ -20,6 +20,7 @@ typedef struct Attention {
     int kv_heads; /* G, divides H */
     int head_dim; /* D */
     float scale;  /* usually D^-1/2 */
+    int window;   /* keys that a query sees at most, its own included; 0: all of its segment up to there */
     int segments;
     const int32_t *starts; /* (segments + 1) host: first row of each, then N */
 } Attention;

@@ -34,11 +34,12 @@ __device__ __forceinline__ float row_dot(const Heads<const T> &a, const Heads<co
 /* grid: (32 rows, head); reads out and dout once, writes 8 bytes a row and head */
 template <class T, int N>
 static __global__ void __launch_bounds__(BLOCK, 4)
-    statistics_kernel(AttentionShape a, float *shift, float *delta, int64_t pitch, Heads<const T> out,
-                      Heads<const T> dout, const float *lse, int64_t lse_stride)
+    attention_statistics_kernel(AttentionShape a, float *shift, float *delta, int64_t pitch, Heads<const T> out,
+                                Heads<const T> dout, const float *lse, int64_t lse_stride)
 {
     SHARED_ARRAY(float, sums, STATISTICS_ROWS);
     const int head = int(blockIdx.x) % a.heads, first = int(blockIdx.x) / a.heads * STATISTICS_ROWS;
+#pragma unroll 1
     for (int i = int(threadIdx.x) / WARP_SIZE; i < STATISTICS_ROWS; i += WARPS) {
         float sum = 0.0f;
         if (first + i < a.n) sum = row_dot<N>(out, dout, first + i, int64_t(head) * a.head_dim, a.head_dim);
@@ -67,9 +68,11 @@ static Statistics statistics(Backend *be, const AttentionShape &a, const Tensor 
     const float *l = static_cast<const float *>(lse->data);
     constexpr int n = cuda_pack<T>;
     if (x.vector && y.vector) {
-        CUDA_LAUNCH(be, (statistics_kernel<T, n>), blocks, BLOCK, 0, a, shift, delta, pitch, x, y, l, lse->stride);
+        CUDA_LAUNCH(be, (attention_statistics_kernel<T, n>), blocks, BLOCK, 0, a, shift, delta, pitch, x, y, l,
+                    lse->stride);
     } else {
-        CUDA_LAUNCH(be, (statistics_kernel<T, 1>), blocks, BLOCK, 0, a, shift, delta, pitch, x, y, l, lse->stride);
+        CUDA_LAUNCH(be, (attention_statistics_kernel<T, 1>), blocks, BLOCK, 0, a, shift, delta, pitch, x, y, l,
+                    lse->stride);
     }
     return Statistics{shift, delta, pitch};
 }
@@ -110,7 +113,7 @@ __device__ __forceinline__ void query_weights(float (&s)[MT][NT][4], const float
 /* grid: (tile of queries, head), the last tiles first */
 template <class T, int HEAD, bool VECTOR, class Score>
 static __global__ void __launch_bounds__(BLOCK, 2)
-    query_kernel(AttentionShape a, Heads<T> dqkv, Heads<const T> dout, Heads<const T> qkv, Statistics st)
+    attention_dq_kernel(AttentionShape a, Heads<T> dqkv, Heads<const T> dout, Heads<const T> qkv, Statistics st)
 {
     typedef QueryTile<HEAD> Tile;
     constexpr int MT = Tile::m_tiles, KEYS = Tile::keys;
@@ -276,7 +279,7 @@ __device__ __forceinline__ void store_sums(const Heads<T> &to, const AttentionSh
  */
 template <class T, int HEAD, bool VECTOR, int PARTS, class Score>
 static __global__ void __launch_bounds__(BLOCK, 2)
-    key_kernel(AttentionShape a, Heads<T> dqkv, Heads<const T> dout, Heads<const T> qkv, Statistics st)
+    attention_dkv_kernel(AttentionShape a, Heads<T> dqkv, Heads<const T> dout, Heads<const T> qkv, Statistics st)
 {
     typedef KeyTile<HEAD> Tile;
     constexpr int MT = Tile::m_tiles, QUERIES = Tile::queries;
@@ -339,18 +342,18 @@ template <int HEAD, bool VECTOR, int PARTS, class T> static void launch_keys(Bac
 {
     typedef KeyTile<HEAD> Tile;
     const unsigned blocks = static_cast<unsigned>(ceil_div(g.a.n, Tile::keys) * g.a.kv_heads);
-    CUDA_SHARED_LIMIT(be, (key_kernel<T, HEAD, VECTOR, PARTS, PlainScore>), Tile::bytes);
-    CUDA_LAUNCH(be, (key_kernel<T, HEAD, VECTOR, PARTS, PlainScore>), blocks, BLOCK, Tile::bytes, g.a, g.dqkv, g.dout,
-                g.qkv, g.st);
+    CUDA_SHARED_LIMIT(be, (attention_dkv_kernel<T, HEAD, VECTOR, PARTS, PlainScore>), Tile::bytes);
+    CUDA_LAUNCH(be, (attention_dkv_kernel<T, HEAD, VECTOR, PARTS, PlainScore>), blocks, BLOCK, Tile::bytes, g.a, g.dqkv,
+                g.dout, g.qkv, g.st);
 }
 
 template <int HEAD, bool VECTOR, class T> static void launch_sized(Backend *be, const Gradients<T> &g)
 {
     typedef QueryTile<HEAD> Tile;
     const unsigned blocks = static_cast<unsigned>(ceil_div(g.a.n, Tile::queries) * g.a.heads);
-    CUDA_SHARED_LIMIT(be, (query_kernel<T, HEAD, VECTOR, PlainScore>), Tile::bytes);
-    CUDA_LAUNCH(be, (query_kernel<T, HEAD, VECTOR, PlainScore>), blocks, BLOCK, Tile::bytes, g.a, g.dqkv, g.dout, g.qkv,
-                g.st);
+    CUDA_SHARED_LIMIT(be, (attention_dq_kernel<T, HEAD, VECTOR, PlainScore>), Tile::bytes);
+    CUDA_LAUNCH(be, (attention_dq_kernel<T, HEAD, VECTOR, PlainScore>), blocks, BLOCK, Tile::bytes, g.a, g.dqkv, g.dout,
+                g.qkv, g.st);
     if constexpr (HEAD <= 128) {
         launch_keys<HEAD, VECTOR, DK | DV>(be, g);
     } else {

@@ -28,6 +28,7 @@ static constexpr int TILE_ROWS_MAX = 128, WARPS = 4, BLOCK = WARPS * WARP_SIZE;
 /* Sizes as kernels take them; `starts` lies on the device. */
 typedef struct AttentionShape {
     int n, heads, kv_heads, group, head_dim, segments;
+    int window; /* n when there is none */
     const int32_t *starts;
     float scale, factor; /* factor: scale * log2 e, for powers of 2 */
 } AttentionShape;
@@ -67,13 +68,15 @@ __device__ __forceinline__ int segment_of(const AttentionShape &a, int row)
 /* First key that a query sees; rows that do not exist are like the last one. */
 __device__ __forceinline__ int first_key(const AttentionShape &a, int query)
 {
-    return a.starts[segment_of(a, min(query, a.n - 1))];
+    const int row = min(query, a.n - 1);
+    return max(a.starts[segment_of(a, row)], row - a.window + 1);
 }
 
 /* One past the last query that sees a key. */
 __device__ __forceinline__ int end_query(const AttentionShape &a, int key)
 {
-    return a.starts[segment_of(a, min(key, a.n - 1)) + 1];
+    const int row = min(key, a.n - 1);
+    return min(a.starts[segment_of(a, row) + 1], row + a.window);
 }
 
 /*

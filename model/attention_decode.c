@@ -31,6 +31,13 @@ static float *part_of(const Decode *d, int64_t b, int h, int64_t piece)
     return d->parts + ((b * d->at->heads + h) * d->pieces + piece) * part_floats(d->at->head_dim);
 }
 
+/* First key that the query of a sequence sees. */
+static int64_t first_key(const Decode *d, int64_t b)
+{
+    const int64_t oldest = d->lengths[b] - d->at->window;
+    return d->at->window && oldest > 0 ? oldest : 0;
+}
+
 static float dot(const char *a, const char *b, DType t, int64_t n)
 {
     Lanes sum = lanes_zero();
@@ -58,8 +65,11 @@ static void piece_head(const Decode *d, int64_t b, int h, int64_t piece)
     const int64_t left = d->lengths[b] - first, n = left < PIECE ? left : PIECE;
     const int64_t column = h / (d->at->heads / d->at->kv_heads) * dim, row = b * d->capacity + first;
     const char *query = cpu_at_in(cpu_row_in(d->q, b), t, h * dim);
+    const int64_t hidden = first_key(d, b) - first;
     float scores[PIECE], max = LOWEST;
     for (int64_t k = 0; k < n; k++) {
+        scores[k] = MASKED;
+        if (k < hidden) continue;
         scores[k] = d->at->scale * dot(query, cpu_at_in(cpu_row_in(d->keys, row + k), t, column), t, dim);
         if (!(scores[k] <= max)) max = scores[k];
     }
@@ -79,17 +89,17 @@ static void piece_head(const Decode *d, int64_t b, int h, int64_t piece)
 static void join(const Decode *d, int64_t b, int h)
 {
     const DType t = d->q->dtype;
-    const int64_t dim = d->at->head_dim, pieces = ceil_div(d->lengths[b], PIECE);
+    const int64_t dim = d->at->head_dim, pieces = ceil_div(d->lengths[b], PIECE), first = first_key(d, b) / PIECE;
     float max = LOWEST, total = 0.0f;
-    for (int64_t i = 0; i < pieces; i++) {
+    for (int64_t i = first; i < pieces; i++) {
         if (!(part_of(d, b, h, i)[0] <= max)) max = part_of(d, b, h, i)[0];
     }
-    for (int64_t i = 0; i < pieces; i++)
+    for (int64_t i = first; i < pieces; i++)
         total += part_of(d, b, h, i)[1] * expf(part_of(d, b, h, i)[0] - max);
     char *row = cpu_at(cpu_row(d->out, b), t, h * dim);
     for (int64_t j = 0; j < dim; j += LANES) {
         Lanes sum = lanes_zero();
-        for (int64_t i = 0; i < pieces; i++) {
+        for (int64_t i = first; i < pieces; i++) {
             const float *part = part_of(d, b, h, i);
             sum = lanes_fma(lanes_set(expf(part[0] - max)), lanes_load_f32(part + 2 + j), sum);
         }
@@ -105,7 +115,8 @@ static void decode_some(const Decode *d, int64_t first, int64_t count)
     for (int64_t b = 0; b < count; b++) {
         for (int64_t piece = 0; piece < d->pieces; piece++) {
             for (int h = 0; h < heads; h++) {
-                if (piece * PIECE < d->lengths[first + b]) piece_head(d, first + b, h, piece);
+                if (piece * PIECE >= d->lengths[first + b]) continue;
+                if (piece >= first_key(d, first + b) / PIECE) piece_head(d, first + b, h, piece);
             }
         }
     }

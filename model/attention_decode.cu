@@ -18,9 +18,9 @@ int64_t attention_decode_floats_cuda(int64_t longest, int heads, int head_dim)
     return ceil_div(longest, PIECE) * heads * part_floats(head_dim);
 }
 
-/* `pieces`: of the longest of the sequences; `lengths` is on the device. */
+/* `pieces`: of the longest of the sequences; `window` is at least 1 and at most its length; `lengths` is on the device. */
 typedef struct Decode {
-    int heads, group, dim, pieces, sequences;
+    int heads, group, dim, pieces, sequences, window;
     int64_t capacity;
     const int32_t *lengths;
     float factor;
@@ -32,9 +32,15 @@ __device__ __forceinline__ float *part_of(const Decode &d, int64_t sequence, int
     return d.parts + ((sequence * d.pieces + piece) * d.heads + head) * part_floats(d.dim);
 }
 
+/* First key that the query of a sequence sees. */
+__device__ __forceinline__ int first_seen(const Decode &d, int sequence)
+{
+    return max(d.lengths[sequence] - d.window, 0);
+}
+
 template <class T>
 static __global__ void __launch_bounds__(BLOCK)
-    piece_kernel(Decode d, Heads<const T> q, Heads<const T> keys, Heads<const T> values)
+    attention_piece_kernel(Decode d, Heads<const T> q, Heads<const T> keys, Heads<const T> values)
 {
     SHARED_ARRAY(float, shared, WARPS *PIECE);
     const int warp = int(threadIdx.x) / WARP_SIZE, lane = int(threadIdx.x) % WARP_SIZE;
@@ -43,7 +49,9 @@ static __global__ void __launch_bounds__(BLOCK)
     const int head = int(item - place * d.heads), sequence = int(quotient(place, d.pieces));
     const int piece = int(place - int64_t(sequence) * d.pieces), first = piece * PIECE;
     if (sequence >= d.sequences || first >= d.lengths[sequence]) return;
-    const int count = min(PIECE, d.lengths[sequence] - first), key_head = head / d.group;
+    const int count = min(PIECE, d.lengths[sequence] - first), hidden = first_seen(d, sequence) - first;
+    if (hidden >= PIECE) return;
+    const int key_head = head / d.group;
     const int64_t row = sequence * d.capacity + first;
     const T *query = head_at(q, sequence, head, d.dim);
 
@@ -52,7 +60,8 @@ static __global__ void __launch_bounds__(BLOCK)
     for (int i = 0; i < KEYS_PER_LANE; i++) {
         const int key = lane + i * WARP_SIZE;
         s[i] = MASKED;
-        if (key < count) s[i] = dot(query, head_at(keys, row + key, key_head, d.dim), d.dim, q.vector && keys.vector);
+        if (key < count && key >= hidden)
+            s[i] = dot(query, head_at(keys, row + key, key_head, d.dim), d.dim, q.vector && keys.vector);
         max = fmaxf(max, s[i]);
     }
     max = warp_max(max);
@@ -73,17 +82,17 @@ static __global__ void __launch_bounds__(BLOCK)
     }
 }
 
-template <class T> static __global__ void __launch_bounds__(BLOCK) join_kernel(Decode d, Heads<T> out)
+template <class T> static __global__ void __launch_bounds__(BLOCK) attention_join_kernel(Decode d, Heads<T> out)
 {
     const int lane = int(threadIdx.x) % WARP_SIZE;
     const Item at = item_of(d.sequences, d.heads);
     if (!at.valid) return;
-    const int pieces = (d.lengths[at.row] + PIECE - 1) / PIECE;
+    const int pieces = (d.lengths[at.row] + PIECE - 1) / PIECE, first = first_seen(d, at.row) / PIECE;
     float max = LOWEST, sum = 0.0f, o[COLUMNS] = {};
-    for (int i = lane; i < pieces; i += WARP_SIZE)
+    for (int i = first + lane; i < pieces; i += WARP_SIZE)
         max = fmaxf(max, part_of(d, at.row, i, at.head)[0]);
     max = warp_max(max);
-    for (int i = 0; i < pieces; i++) {
+    for (int i = first; i < pieces; i++) {
         const float *part = part_of(d, at.row, i, at.head);
         const float factor = exp2f((part[0] - max) * d.factor);
         sum = fmaf(factor, part[1], sum);
@@ -102,9 +111,9 @@ static void decode_some(Backend *be, Decode d, const Tensor *out, const Tensor *
     const Tensor k = tensor_slice_rows(keys, first * d.capacity, rows);
     const Tensor v = tensor_slice_rows(values, first * d.capacity, rows);
     d.lengths += first;
-    CUDA_LAUNCH(be, piece_kernel<T>, blocks_of(static_cast<int64_t>(d.sequences) * d.heads * d.pieces), BLOCK, 0, d,
-                heads_of<const T>(&from, d.dim), heads_of<const T>(&k, d.dim), heads_of<const T>(&v, d.dim));
-    CUDA_LAUNCH(be, join_kernel<T>, blocks_of(static_cast<int64_t>(d.sequences) * d.heads), BLOCK, 0, d,
+    CUDA_LAUNCH(be, attention_piece_kernel<T>, blocks_of(static_cast<int64_t>(d.sequences) * d.heads * d.pieces), BLOCK,
+                0, d, heads_of<const T>(&from, d.dim), heads_of<const T>(&k, d.dim), heads_of<const T>(&v, d.dim));
+    CUDA_LAUNCH(be, attention_join_kernel<T>, blocks_of(static_cast<int64_t>(d.sequences) * d.heads), BLOCK, 0, d,
                 heads_of<T>(&to, d.dim));
 }
 
@@ -122,6 +131,7 @@ void attention_decode_cuda(Backend *be, const Attention *at, const Tensor *out, 
     d.group = at->heads / at->kv_heads;
     d.dim = at->head_dim;
     d.pieces = static_cast<int>(ceil_div(longest, PIECE));
+    d.window = static_cast<int>(at->window > 0 && at->window < longest ? at->window : longest);
     d.capacity = capacity;
     d.lengths = static_cast<const int32_t *>(cuda_stage(be, lengths, static_cast<size_t>(sequences) * sizeof *lengths));
     d.factor = static_cast<float>(static_cast<double>(at->scale) * ATTENTION_LOG2E);

@@ -161,7 +161,7 @@ __device__ __forceinline__ void add_block(float (&o)[MT][HEAD / 8][4], Softmax<M
 
 template <class T, int HEAD, bool VECTOR, class Score>
 static __global__ void __launch_bounds__(BLOCK, 2)
-    forward_kernel(AttentionShape a, Heads<T> out, float *lse, int64_t lse_stride, Heads<const T> qkv)
+    attention_kernel(AttentionShape a, Heads<T> out, float *lse, int64_t lse_stride, Heads<const T> qkv)
 {
     typedef ForwardTile<HEAD> Tile;
     constexpr int MT = Tile::m_tiles, KEYS = Tile::keys;
@@ -210,8 +210,8 @@ static void forward_sized(Backend *be, const AttentionShape &a, const Tensor *ou
 {
     typedef ForwardTile<HEAD> Tile;
     const unsigned blocks = static_cast<unsigned>(ceil_div(a.n, Tile::queries) * a.heads);
-    CUDA_SHARED_LIMIT(be, (forward_kernel<T, HEAD, VECTOR, PlainScore>), Tile::bytes);
-    CUDA_LAUNCH(be, (forward_kernel<T, HEAD, VECTOR, PlainScore>), blocks, BLOCK, Tile::bytes, a,
+    CUDA_SHARED_LIMIT(be, (attention_kernel<T, HEAD, VECTOR, PlainScore>), Tile::bytes);
+    CUDA_LAUNCH(be, (attention_kernel<T, HEAD, VECTOR, PlainScore>), blocks, BLOCK, Tile::bytes, a,
                 heads_of<T>(out, a.head_dim), static_cast<float *>(lse->data), lse->stride,
                 heads_of<const T>(qkv, a.head_dim));
 }

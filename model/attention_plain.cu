@@ -8,7 +8,7 @@
 
 template <class Score>
 static __global__ void __launch_bounds__(BLOCK)
-    forward_kernel(AttentionShape a, Heads<float> out, float *lse, int64_t lse_stride, Heads<const float> qkv)
+    attention_plain_kernel(AttentionShape a, Heads<float> out, float *lse, int64_t lse_stride, Heads<const float> qkv)
 {
     SHARED_ARRAY(float, shared, BLOCK);
     const int lane = threadIdx.x % WARP_SIZE, dim = a.head_dim;
@@ -51,7 +51,8 @@ __device__ __forceinline__ void pair_weights(float *p, float *ds, const float *q
 
 template <class Score>
 static __global__ void __launch_bounds__(BLOCK)
-    query_kernel(AttentionShape a, Heads<float> dqkv, Heads<const float> dout, Heads<const float> qkv, Statistics st)
+    attention_plain_dq_kernel(AttentionShape a, Heads<float> dqkv, Heads<const float> dout, Heads<const float> qkv,
+                              Statistics st)
 {
     SHARED_ARRAY(float, shared, BLOCK);
     const int lane = threadIdx.x % WARP_SIZE, dim = a.head_dim;
@@ -79,7 +80,8 @@ static __global__ void __launch_bounds__(BLOCK)
 
 template <class Score>
 static __global__ void __launch_bounds__(BLOCK)
-    key_kernel(AttentionShape a, Heads<float> dqkv, Heads<const float> dout, Heads<const float> qkv, Statistics st)
+    attention_plain_dkv_kernel(AttentionShape a, Heads<float> dqkv, Heads<const float> dout, Heads<const float> qkv,
+                               Statistics st)
 {
     SHARED_ARRAY(float, shared, 2 * BLOCK);
     const int lane = threadIdx.x % WARP_SIZE, dim = a.head_dim;
@@ -113,7 +115,7 @@ static __global__ void __launch_bounds__(BLOCK)
 void attention_plain_forward(Backend *be, const AttentionShape &a, const Tensor *out, const Tensor *lse,
                              const Tensor *qkv)
 {
-    CUDA_LAUNCH(be, forward_kernel<PlainScore>, blocks_of(int64_t(a.n) * a.heads), BLOCK, 0, a,
+    CUDA_LAUNCH(be, attention_plain_kernel<PlainScore>, blocks_of(int64_t(a.n) * a.heads), BLOCK, 0, a,
                 heads_of<float>(out, a.head_dim), static_cast<float *>(lse->data), lse->stride,
                 heads_of<const float>(qkv, a.head_dim));
 }
@@ -123,6 +125,8 @@ void attention_plain_backward(Backend *be, const AttentionShape &a, const Tensor
 {
     const Heads<float> to = heads_of<float>(dqkv, a.head_dim);
     const Heads<const float> from = heads_of<const float>(qkv, a.head_dim), d = heads_of<const float>(dout, a.head_dim);
-    CUDA_LAUNCH(be, query_kernel<PlainScore>, blocks_of(int64_t(a.n) * a.heads), BLOCK, 0, a, to, d, from, s);
-    CUDA_LAUNCH(be, key_kernel<PlainScore>, blocks_of(int64_t(a.n) * a.kv_heads), BLOCK, 0, a, to, d, from, s);
+    CUDA_LAUNCH(be, attention_plain_dq_kernel<PlainScore>, blocks_of(int64_t(a.n) * a.heads), BLOCK, 0, a, to, d, from,
+                s);
+    CUDA_LAUNCH(be, attention_plain_dkv_kernel<PlainScore>, blocks_of(int64_t(a.n) * a.kv_heads), BLOCK, 0, a, to, d,
+                from, s);
 }
