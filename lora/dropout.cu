@@ -39,8 +39,7 @@ static __global__ void dropout_packs_kernel(Rows<T> out, Rows<const T> in, Devic
 
 /* Any rows: blocks are counted in the dense matrix and may cross from one row to the next. */
 template <class T>
-static __global__ void dropout_elements_kernel(Rows<T> out, Rows<const T> in, DeviceMask m, int64_t cols,
-                                               int64_t count)
+static __global__ void dropout_elements_kernel(Rows<T> out, Rows<const T> in, DeviceMask m, int64_t cols, int64_t count)
 {
     const int64_t blocks = (count + BLOCK_ELEMENTS - 1) / BLOCK_ELEMENTS;
     for (int64_t i = thread_first(); i < blocks; i += thread_step()) {

@@ -7,8 +7,7 @@
 enum { THREADS = 256 };
 
 /* A thread decodes a pack at a time; neighbours take neighbouring packs. */
-template <class T, int N>
-static __global__ void decode_kernel(Rows<T> w, QuantView q, PackGrid grid)
+template <class T, int N> static __global__ void decode_kernel(Rows<T> w, QuantView q, PackGrid grid)
 {
     SHARED_ARRAY(float, tables, QUANT_TABLES);
     quant_load_tables(tables, q.tables);

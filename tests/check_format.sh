@@ -1,5 +1,5 @@
 #!/bin/sh
-# Every .c and .h file stands as clang-format 14 leaves it.
+# Every source file stands as clang-format 14 leaves it.
 # Usage: check_format.sh SOURCE_FOLDER
 set -eu
 cd "${1:?usage: check_format.sh SOURCE_FOLDER}"
@@ -9,7 +9,8 @@ tool=$(command -v clang-format-14 || command -v clang-format) || {
 }
 bad=0
 for file in base/*.[ch] data/*.[ch] backend/*.[ch] quant/*.[ch] lora/*.[ch] model/*.[ch] optim/*.[ch] trainer/*.[ch] \
-    tests/*/*.[ch]; do
+    tests/*/*.[ch] */*.cu */*.cuh tests/*/*.cpp tests/*/*/*.cpp tests/*/*/*.h tests/*/*.cu; do
+    [ -e "$file" ] || continue
     "$tool" --dry-run -Werror "$file" >/dev/null 2>&1 || {
         echo "$file: run clang-format -i"
         bad=1
