@@ -171,6 +171,7 @@ static __global__ void __launch_bounds__(BLOCK, 2)
 #pragma unroll
     for (int i = 0; i < 2 * MT; i++)
         factors[i / 2][i % 2] = a.scale;
+    __syncwarp(FULL_WARP);                           /* what other lanes read of these rows comes first */
     sums_to_tile<HEAD>(queries, local, dq, factors); /* where only this warp has read */
     __syncwarp(FULL_WARP);
     tile_store<HEAD, VECTOR, 16 * MT>(dqkv, column, row, a.n, a.head_dim, queries + local * pitch_of<HEAD>);
@@ -268,6 +269,7 @@ __device__ __forceinline__ void store_sums(const Heads<T> &to, const AttentionSh
 #pragma unroll
     for (int i = 0; i < 2 * MT; i++)
         factors[i / 2][i % 2] = factor;
+    __syncwarp(FULL_WARP); /* what other lanes read of these rows comes first */
     sums_to_tile<HEAD>(tile, local, sums, factors);
     __syncwarp(FULL_WARP);
     tile_store<HEAD, VECTOR, 16 * MT>(to, column, row, a.n, a.head_dim, tile + local * pitch_of<HEAD>);

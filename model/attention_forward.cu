@@ -200,6 +200,7 @@ static __global__ void __launch_bounds__(BLOCK, 2)
     }
     float inverse[MT][2];
     softmax_end(inverse, rows, a, row, head, lse, lse_stride);
+    __syncwarp(FULL_WARP);                          /* what other lanes read of these rows comes first */
     sums_to_tile<HEAD>(queries, local, o, inverse); /* where only this warp has read */
     __syncwarp(FULL_WARP);
     tile_store<HEAD, VECTOR, 16 * MT>(out, head * a.head_dim, row, a.n, a.head_dim, queries + local * pitch_of<HEAD>);
