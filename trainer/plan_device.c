@@ -22,8 +22,10 @@ static void as_on_card(Session *s, const DeviceCard *card)
 {
     ModelOptions *o = &s->settings.model;
     const ComputeKind asked = CONFIG_GET(s->config, bnb_4bit_compute_dtype);
-    if (asked == COMPUTE_BF16 && card->capability < CAPABILITY_BF16)
-        log_warn("%s has no bf16: fp16 with loss scaling is planned", card->name);
+    if (asked != COMPUTE_FP32 && card->capability < CAPABILITY_BF16)
+        log_warn("%s has no bf16: the plan is for fp16, which this version does not compute yet; it takes fp32 there, "
+                 "which is larger and slower",
+                 card->name);
     if (asked != COMPUTE_FP32 && dtype_bytes(o->compute) != 2) o->compute = DTYPE_BF16;
     o->loss_rows = LOSS_ROWS;
     o->layer_weights = true;
