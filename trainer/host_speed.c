@@ -31,7 +31,7 @@ typedef struct Bench {
 /* Best time of one call, in seconds. */
 static double best_time(Bench *b, void (*operation)(Bench *b))
 {
-    double best = INFINITY, all = 0;
+    double best = (double)INFINITY, all = 0;
     operation(b); /* code and threads are there */
     for (int i = 0; i < REPEATS && (i == 0 || all < ENOUGH_SECONDS); i++) {
         const double start = process_seconds();

@@ -43,13 +43,14 @@ class Site:
 def find_sites(files):
     sites = []
     for name in files:
-        text = (ROOT / name).read_text()
-        if name.endswith((".cu", ".cuh")):
-            matches, replacement = KERNEL_SITES.finditer(text), ";"
-        elif "cuda" in name and name.endswith(".c") and not name.startswith("tests/"):
-            matches, replacement = HOST_SITES.finditer(text), "cudaSuccess"
-        else:
+        kernel, host = name.endswith((".cu", ".cuh")), name.endswith(".c") and "cuda" in name
+        if name.startswith("tests/") or not (kernel or host):
             continue
+        text = (ROOT / name).read_text()
+        if kernel:
+            matches, replacement = KERNEL_SITES.finditer(text), ";"
+        else:
+            matches, replacement = HOST_SITES.finditer(text), "cudaSuccess"
         for m in matches:
             line = text[text.rfind("\n", 0, m.start()) + 1:m.start()]
             if "define" not in line and not line.lstrip().startswith(("*", "/*", "//")):
