@@ -79,7 +79,7 @@ static __global__ void __launch_bounds__(BLOCK)
 }
 
 template <class Score>
-static __global__ void __launch_bounds__(BLOCK)
+static __global__ void __launch_bounds__(BLOCK, 2) /* or ptxas spills to fit more blocks */
     attention_plain_dkv_kernel(AttentionShape a, Heads<float> dqkv, Heads<const float> dout, Heads<const float> qkv,
                                Statistics st)
 {
