@@ -32,9 +32,11 @@ SIMD_INLINE const char *cpu_row_in(const Tensor *t, int64_t r)
     return cpu_at_in(t->data, t->dtype, r * t->stride);
 }
 
-static inline bool cpu_is_float(const Tensor *t)
+/* Whether the backend computes with this element type: f16 is CUDA's alone. */
+static inline bool cpu_is_float(const Backend *be, const Tensor *t)
 {
-    return t->dtype == DTYPE_F32 || t->dtype == DTYPE_BF16;
+    return t->dtype == DTYPE_F32 || t->dtype == DTYPE_BF16 ||
+           (t->dtype == DTYPE_F16 && backend_kind(be) == BACKEND_CUDA);
 }
 
 static inline bool cpu_same_shape(const Tensor *a, const Tensor *b)

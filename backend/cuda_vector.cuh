@@ -1,7 +1,7 @@
 /*
  * cuda_vector.cuh - elements in memory, f32 in registers: packs of up to 16 bytes that one instruction loads or stores.
  *
- * A pack is N consecutive elements of type T (float, __nv_bfloat16) that start on a multiple of N: 4, 8 or 16 bytes for
+ * A pack is N consecutive elements of type T (float, __nv_bfloat16, __half) that start on a multiple of N: 4, 8 or 16 bytes for
  * the memory, N floats for the code. Kernels are templates over T and N. A host function picks N = 16 bytes' worth of
  * the widest type involved (cuda_pack) when every row of every tensor starts on such a multiple (cuda_packed), and N = 1
  * otherwise. One N for all tensors of a kernel keeps every instruction of a warp on consecutive bytes. A row that is no
@@ -12,6 +12,7 @@
 #include "backend/cuda.cuh"
 
 typedef __nv_bfloat16 bf16;
+typedef __half f16;
 
 /* --- elements --- */
 
@@ -25,6 +26,11 @@ __device__ __forceinline__ float element_load(bf16 x)
     return __bfloat162float(x);
 }
 
+__device__ __forceinline__ float element_load(f16 x)
+{
+    return __half2float(x);
+}
+
 template <class T> __device__ __forceinline__ T element_round(float x);
 
 template <> __device__ __forceinline__ float element_round<float>(float x)
@@ -35,6 +41,12 @@ template <> __device__ __forceinline__ float element_round<float>(float x)
 template <> __device__ __forceinline__ bf16 element_round<bf16>(float x)
 {
     return __float2bfloat16_rn(x);
+}
+
+/* Beyond 65504 it becomes infinite: gradients show an overflow that way. */
+template <> __device__ __forceinline__ f16 element_round<f16>(float x)
+{
+    return __float2half_rn(x);
 }
 
 /* --- packs --- */
@@ -131,8 +143,26 @@ template <class F> static inline void cuda_typed(DType dtype, const F &f)
     switch (dtype) {
     case DTYPE_F32: f(float()); return;
     case DTYPE_BF16: f(bf16()); return;
+    case DTYPE_F16: f(f16()); return;
     default: CHECK(false);
     }
+}
+
+/* A model computes in one 16-bit type, so no kernel mixes both: that would be half of all kernels of several types. */
+template <class T, class... Types> static constexpr bool cuda_any = (__is_same(T, Types) || ...);
+template <class... T> static constexpr bool cuda_mixable = !(cuda_any<bf16, T...> && cuda_any<f16, T...>);
+
+/* The same for kernels of two types. */
+template <class F> static inline void cuda_typed(DType first, DType second, const F &f)
+{
+    cuda_typed(first, [&](auto a) {
+        cuda_typed(second, [&](auto b) {
+            if constexpr (cuda_mixable<decltype(a), decltype(b)>)
+                f(a, b);
+            else
+                CHECK(false);
+        });
+    });
 }
 
 /* --- rows --- */

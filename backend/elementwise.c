@@ -177,7 +177,7 @@ void tensor_zero(Backend *be, const Tensor *out)
 void tensor_copy(Backend *be, const Tensor *out, const Tensor *in)
 {
     CHECK(cpu_same_shape(out, in));
-    CHECK(out->dtype == in->dtype || (cpu_is_float(out) && cpu_is_float(in)));
+    CHECK(out->dtype == in->dtype || (cpu_is_float(be, out) && cpu_is_float(be, in)));
     if (tensor_count(out) == 0) return;
     backend_enter(be);
     elementwise_ops[backend_kind(be)]->copy(be, out, in);
@@ -187,7 +187,7 @@ void tensor_copy(Backend *be, const Tensor *out, const Tensor *in)
 void tensor_add(Backend *be, const Tensor *out, const Tensor *a, const Tensor *b)
 {
     CHECK(cpu_same_shape(out, a) && cpu_same_shape(out, b));
-    CHECK(cpu_is_float(out) && cpu_is_float(a) && cpu_is_float(b));
+    CHECK(cpu_is_float(be, out) && cpu_is_float(be, a) && cpu_is_float(be, b));
     if (tensor_count(out) == 0) return;
     backend_enter(be);
     elementwise_ops[backend_kind(be)]->add(be, out, a, b);
@@ -196,7 +196,7 @@ void tensor_add(Backend *be, const Tensor *out, const Tensor *a, const Tensor *b
 
 void tensor_scale(Backend *be, const Tensor *out, const Tensor *in, float factor)
 {
-    CHECK(cpu_same_shape(out, in) && cpu_is_float(out) && cpu_is_float(in));
+    CHECK(cpu_same_shape(out, in) && cpu_is_float(be, out) && cpu_is_float(be, in));
     if (tensor_count(out) == 0) return;
     backend_enter(be);
     elementwise_ops[backend_kind(be)]->scale(be, out, in, factor);

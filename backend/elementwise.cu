@@ -66,14 +66,12 @@ static void scale_cuda(Backend *be, const Tensor *out, const Tensor *in, float f
 {
     const bool dense = tensor_dense(out) && tensor_dense(in);
     const Tensor y = flat(out, dense), x = flat(in, dense);
-    cuda_typed(y.dtype, [&](auto to) {
-        cuda_typed(x.dtype, [&](auto from) {
-            typedef decltype(to) To;
-            typedef decltype(from) From;
-            constexpr int N = cuda_pack<To, From>;
-            const bool packed = cuda_packed(&y, N) && cuda_packed(&x, N);
-            (packed ? scale_launch<To, From, N> : scale_launch<To, From, 1>)(be, &y, &x, factor);
-        });
+    cuda_typed(y.dtype, x.dtype, [&](auto to, auto from) {
+        typedef decltype(to) To;
+        typedef decltype(from) From;
+        constexpr int N = cuda_pack<To, From>;
+        const bool packed = cuda_packed(&y, N) && cuda_packed(&x, N);
+        (packed ? scale_launch<To, From, N> : scale_launch<To, From, 1>)(be, &y, &x, factor);
     });
 }
 
@@ -126,10 +124,12 @@ static void add_cuda(Backend *be, const Tensor *out, const Tensor *a, const Tens
 {
     const bool dense = tensor_dense(out) && tensor_dense(a) && tensor_dense(b);
     const Tensor y = flat(out, dense), u = flat(a, dense), v = flat(b, dense);
-    cuda_typed(y.dtype, [&](auto to) {
-        cuda_typed(u.dtype, [&](auto left) {
-            cuda_typed(v.dtype,
-                       [&](auto right) { add_typed<decltype(to), decltype(left), decltype(right)>(be, &y, &u, &v); });
+    cuda_typed(y.dtype, u.dtype, [&](auto to, auto left) {
+        cuda_typed(v.dtype, [&](auto right) {
+            if constexpr (cuda_mixable<decltype(to), decltype(left), decltype(right)>)
+                add_typed<decltype(to), decltype(left), decltype(right)>(be, &y, &u, &v);
+            else
+                CHECK(false);
         });
     });
 }

@@ -153,7 +153,7 @@ void matmul(Backend *be, const Matmul *op)
     const int64_t m = a->shape[op->transpose_a ? 1 : 0], k = a->shape[op->transpose_a ? 0 : 1];
     const int64_t n = b->shape[op->transpose_b ? 0 : 1];
     CHECK(b->shape[op->transpose_b ? 1 : 0] == k && out->shape[0] == m && out->shape[1] == n);
-    CHECK(cpu_is_float(a) && a->dtype == b->dtype);
+    CHECK(cpu_is_float(be, a) && a->dtype == b->dtype);
     CHECK(out->dtype == DTYPE_F32 || (out->dtype == a->dtype && !op->accumulate));
     if (m == 0 || n == 0) return;
     if (k == 0) {
@@ -192,7 +192,7 @@ void matmul_gradient(Backend *be, const Tensor *dw, const Tensor *a, const Tenso
 {
     CHECK(dw->rank == 2 && a->rank == 2 && b->rank == 2);
     CHECK(a->shape[0] == b->shape[0] && dw->shape[0] == a->shape[1] && dw->shape[1] == b->shape[1]);
-    CHECK(dw->dtype == DTYPE_F32 && cpu_is_float(a) && a->dtype == b->dtype);
+    CHECK(dw->dtype == DTYPE_F32 && cpu_is_float(be, a) && a->dtype == b->dtype);
     CHECK(scratch->dtype == DTYPE_F32 && tensor_dense(scratch));
     CHECK(tensor_count(scratch) >= matmul_gradient_scratch(a->shape[0], dw->shape[0], dw->shape[1]));
     if (tensor_count(dw) == 0 || a->shape[0] == 0) return;

@@ -1,3 +1,4 @@
+#include "backend/cpu.h"
 #include "lora/ops.h"
 
 #include <math.h>
@@ -62,7 +63,7 @@ static const DropoutOps *const dropout_ops[BACKEND_COUNT] = {
 
 void lora_dropout(Backend *be, const Tensor *out, const Tensor *in, float p, RngKey key)
 {
-    CHECK(in->dtype == out->dtype && (in->dtype == DTYPE_F32 || in->dtype == DTYPE_BF16));
+    CHECK(in->dtype == out->dtype && cpu_is_float(be, in));
     CHECK(tensor_rows(in) == tensor_rows(out) && tensor_cols(in) == tensor_cols(out));
     CHECK(p >= 0 && p < 1);
     const Mask m = {.key = key, .threshold = (uint32_t)lrintf(p * 65536.0f), .keep = 1.0f / (1.0f - p)};

@@ -167,7 +167,7 @@ static void check_shapes(const Backend *be, const Attention *at, const Tensor *o
 {
     check_heads(at);
     const int64_t n = qkv->shape[0], width = (int64_t)at->heads * at->head_dim;
-    CHECK(qkv->rank == 2 && cpu_is_float(qkv) && qkv->stride % 2 == 0 && n < 1 << 24);
+    CHECK(qkv->rank == 2 && cpu_is_float(be, qkv) && qkv->stride % 2 == 0 && n < 1 << 24);
     CHECK(qkv->shape[1] == width + 2 * (int64_t)at->kv_heads * at->head_dim);
     CHECK(out->rank == 2 && out->dtype == qkv->dtype && out->shape[0] == n && out->shape[1] == width);
     CHECK(lse->rank == 2 && lse->dtype == DTYPE_F32 && lse->shape[0] == n && lse->shape[1] == at->heads);
@@ -205,7 +205,7 @@ void attention_decode(Backend *be, const Attention *at, const Tensor *out, const
 {
     check_heads(at);
     const int64_t sequences = q->shape[0];
-    CHECK(q->rank == 2 && cpu_is_float(q) && q->shape[1] == (int64_t)at->heads * at->head_dim);
+    CHECK(q->rank == 2 && cpu_is_float(be, q) && q->shape[1] == (int64_t)at->heads * at->head_dim);
     CHECK(cpu_same_shape(out, q) && out->dtype == q->dtype);
     CHECK(keys->rank == 2 && keys->dtype == q->dtype && keys->shape[1] == (int64_t)at->kv_heads * at->head_dim);
     CHECK(cpu_same_shape(values, keys) && values->dtype == q->dtype && keys->shape[0] >= sequences * capacity);

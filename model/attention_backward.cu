@@ -79,8 +79,8 @@ static Statistics statistics(Backend *be, const AttentionShape &a, const Tensor 
 
 /* --- dq --- */
 
-template <int HEAD> struct QueryTile {
-    static constexpr int m_tiles = HEAD <= 128 ? 2 : 1; /* of 16 queries a warp */
+template <class T, int HEAD> struct QueryTile {
+    static constexpr int m_tiles = HEAD <= Multiply<T>::wide_head ? 2 : 1; /* of 16 queries a warp */
     static constexpr int queries = 16 * m_tiles * WARPS, keys = HEAD <= 128 ? 32 : 16;
     static constexpr int block = keys * pitch_of<HEAD>; /* elements; two of keys and one of values */
     static constexpr size_t bytes = size_t(2 * queries * pitch_of<HEAD> + 3 * block) * 2;
@@ -115,7 +115,7 @@ template <class T, int HEAD, bool VECTOR, class Score>
 static __global__ void __launch_bounds__(BLOCK, 2)
     attention_dq_kernel(AttentionShape a, Heads<T> dqkv, Heads<const T> dout, Heads<const T> qkv, Statistics st)
 {
-    typedef QueryTile<HEAD> Tile;
+    typedef QueryTile<T, HEAD> Tile;
     constexpr int MT = Tile::m_tiles, KEYS = Tile::keys;
     SHARED_DYN(T, queries);
     T *const douts = queries + Tile::queries * pitch_of<HEAD>, *const keys = douts + Tile::queries * pitch_of<HEAD>;
@@ -181,9 +181,9 @@ static __global__ void __launch_bounds__(BLOCK, 2)
 
 enum { DV = 1, DK = 2 };
 
-template <int HEAD> struct KeyTile {
+template <class T, int HEAD> struct KeyTile {
     static constexpr int m_tiles = HEAD <= 64 ? 2 : 1; /* of 16 keys a warp */
-    static constexpr int keys = 16 * m_tiles * WARPS, queries = HEAD > 64 && HEAD <= 128 ? 32 : 16;
+    static constexpr int keys = 16 * m_tiles * WARPS, queries = HEAD > 64 && HEAD <= Multiply<T>::wide_head ? 32 : 16;
     static constexpr int stage = 2 * queries * pitch_of<HEAD>; /* elements: queries, then their gradients */
     static constexpr size_t bytes = size_t(2 * keys * pitch_of<HEAD> + 2 * stage) * 2;
 };
@@ -283,7 +283,7 @@ template <class T, int HEAD, bool VECTOR, int PARTS, class Score>
 static __global__ void __launch_bounds__(BLOCK, 2)
     attention_dkv_kernel(AttentionShape a, Heads<T> dqkv, Heads<const T> dout, Heads<const T> qkv, Statistics st)
 {
-    typedef KeyTile<HEAD> Tile;
+    typedef KeyTile<T, HEAD> Tile;
     constexpr int MT = Tile::m_tiles, QUERIES = Tile::queries;
     SHARED_DYN(T, keys);
     T *const values = keys + Tile::keys * pitch_of<HEAD>, *const stages = values + Tile::keys * pitch_of<HEAD>;
@@ -342,39 +342,60 @@ template <class T> struct Gradients {
 
 template <int HEAD, bool VECTOR, int PARTS, class T> static void launch_keys(Backend *be, const Gradients<T> &g)
 {
-    typedef KeyTile<HEAD> Tile;
+    typedef KeyTile<T, HEAD> Tile;
+    static_assert(Tile::bytes <= tiles_most<T, HEAD>, "shared memory");
     const unsigned blocks = static_cast<unsigned>(ceil_div(g.a.n, Tile::keys) * g.a.kv_heads);
     CUDA_SHARED_LIMIT(be, (attention_dkv_kernel<T, HEAD, VECTOR, PARTS, PlainScore>), Tile::bytes);
     CUDA_LAUNCH(be, (attention_dkv_kernel<T, HEAD, VECTOR, PARTS, PlainScore>), blocks, BLOCK, Tile::bytes, g.a, g.dqkv,
                 g.dout, g.qkv, g.st);
 }
 
-template <int HEAD, bool VECTOR, class T> static void launch_sized(Backend *be, const Gradients<T> &g)
+template <int HEAD, bool VECTOR, class T> static void launch_queries(Backend *be, const Gradients<T> &g)
 {
-    typedef QueryTile<HEAD> Tile;
+    typedef QueryTile<T, HEAD> Tile;
+    static_assert(Tile::bytes <= tiles_most<T, HEAD>, "shared memory");
     const unsigned blocks = static_cast<unsigned>(ceil_div(g.a.n, Tile::queries) * g.a.heads);
     CUDA_SHARED_LIMIT(be, (attention_dq_kernel<T, HEAD, VECTOR, PlainScore>), Tile::bytes);
     CUDA_LAUNCH(be, (attention_dq_kernel<T, HEAD, VECTOR, PlainScore>), blocks, BLOCK, Tile::bytes, g.a, g.dqkv, g.dout,
                 g.qkv, g.st);
+}
+
+/* False: the tiles do not fit this device. */
+template <int HEAD, bool VECTOR, class T> static bool launch_sized(Backend *be, const Gradients<T> &g)
+{
+    if (max(QueryTile<T, HEAD>::bytes, KeyTile<T, HEAD>::bytes) > cuda_shared_most(be)) return false;
+    launch_queries<HEAD, VECTOR>(be, g);
     if constexpr (HEAD <= 128) {
         launch_keys<HEAD, VECTOR, DK | DV>(be, g);
     } else {
         launch_keys<HEAD, VECTOR, DV>(be, g);
         launch_keys<HEAD, VECTOR, DK>(be, g);
     }
+    return true;
+}
+
+template <class T>
+static void backward_typed(Backend *be, const AttentionShape &a, const Tensor *dqkv, const Tensor *dout,
+                           const Tensor *qkv, const Statistics &st)
+{
+    const Gradients<T> g = {a, heads_of<T>(dqkv, a.head_dim), heads_of<const T>(dout, a.head_dim),
+                            heads_of<const T>(qkv, a.head_dim), st};
+    attention_sized(a.head_dim, g.dqkv.vector && g.dout.vector && g.qkv.vector, [&](auto kind) {
+        if (!launch_sized<decltype(kind)::head, decltype(kind)::vector>(be, g))
+            attention_plain_backward(be, a, dqkv, dout, qkv, st);
+    });
 }
 
 void attention_backward_cuda(Backend *be, const Attention *at, const Tensor *dqkv, const Tensor *dout,
                              const Tensor *out, const Tensor *lse, const Tensor *qkv, const Tensor *scratch)
 {
     const AttentionShape a = attention_shape(be, at, qkv->shape[0]);
-    if (qkv->dtype == DTYPE_F32) {
-        attention_plain_backward(be, a, dqkv, dout, qkv, statistics<float>(be, a, dout, out, lse, scratch));
-        return;
-    }
-    CHECK(qkv->dtype == DTYPE_BF16);
-    const Gradients<bf16> g = {a, heads_of<bf16>(dqkv, a.head_dim), heads_of<const bf16>(dout, a.head_dim),
-                               heads_of<const bf16>(qkv, a.head_dim), statistics<bf16>(be, a, dout, out, lse, scratch)};
-    attention_sized(a.head_dim, g.dqkv.vector && g.dout.vector && g.qkv.vector,
-                    [&](auto kind) { launch_sized<decltype(kind)::head, decltype(kind)::vector>(be, g); });
+    cuda_typed(qkv->dtype, [&](auto type) {
+        typedef decltype(type) T;
+        const Statistics st = statistics<T>(be, a, dout, out, lse, scratch);
+        if constexpr (sizeof(T) == 2)
+            backward_typed<T>(be, a, dqkv, dout, qkv, st);
+        else
+            attention_plain_backward(be, a, dqkv, dout, qkv, st);
+    });
 }

@@ -165,10 +165,29 @@ __device__ __forceinline__ void tile_store(const Heads<T> &to, int column, int f
 
 /* --- operands of products, 16 x 16 elements at a time (cuda.cuh says which lane holds what) --- */
 
-/* 16-bit elements of tensor core products; f16 joins here. */
+/*
+ * 16-bit elements of tensor core products. `wide_head`: heads up to this size get large tiles. With f16 all tiles fit the
+ * 64 KiB of compute capability 7.5, but for those of heads over 128; there attention_plain.cu steps in.
+ */
 template <class T> struct Multiply;
 
+template <> struct Multiply<f16> {
+    static constexpr int wide_head = 64;
+    static __device__ __forceinline__ void add(float c[4], const uint32_t a[4], const uint32_t b[2])
+    {
+        mma_f16_16x8x16(c, a, b, c);
+    }
+    static __device__ __forceinline__ uint32_t pair(float low, float high)
+    {
+        const __half2 two = __floats2half2_rn(low, high);
+        uint32_t bits;
+        memcpy(&bits, &two, sizeof bits);
+        return bits;
+    }
+};
+
 template <> struct Multiply<bf16> {
+    static constexpr int wide_head = 128;
     static __device__ __forceinline__ void add(float c[4], const uint32_t a[4], const uint32_t b[2])
     {
         mma_bf16_16x8x16(c, a, b, c);
@@ -181,6 +200,9 @@ template <> struct Multiply<bf16> {
         return bits;
     }
 };
+
+/* What the tiles of a block may take: shared memory of 7.5 for f16, of 8.6 and newer for the rest. */
+template <class T, int HEAD> constexpr size_t tiles_most = (__is_same(T, f16) && HEAD <= 128 ? 64 : 99) << 10;
 
 /* A from a tile of its rows. */
 template <int HEAD, class T> __device__ __forceinline__ void load_a(uint32_t a[4], const T *tile, int row, int col)
@@ -325,7 +347,7 @@ typedef struct Statistics {
     int64_t pitch;
 } Statistics;
 
-/* attention_plain.cu: f32 on CUDA cores */
+/* attention_plain.cu: f32 on CUDA cores, and f16 of heads whose tiles do not fit the device */
 void attention_plain_forward(Backend *be, const AttentionShape &a, const Tensor *out, const Tensor *lse,
                              const Tensor *qkv);
 void attention_plain_backward(Backend *be, const AttentionShape &a, const Tensor *dqkv, const Tensor *dout,

@@ -10,8 +10,8 @@
  */
 #include "model/attention_cuda.cuh"
 
-template <int HEAD> struct ForwardTile {
-    static constexpr int m_tiles = HEAD <= 128 ? 2 : 1; /* of 16 queries a warp */
+template <class T, int HEAD> struct ForwardTile {
+    static constexpr int m_tiles = HEAD <= Multiply<T>::wide_head ? 2 : 1; /* of 16 queries a warp */
     static constexpr int queries = 16 * m_tiles * WARPS, keys = HEAD <= 80 ? 64 : 32;
     static constexpr int stage = 2 * keys * pitch_of<HEAD>; /* elements: keys, then values */
     static constexpr size_t bytes = size_t(queries * pitch_of<HEAD> + 2 * stage) * 2;
@@ -163,7 +163,7 @@ template <class T, int HEAD, bool VECTOR, class Score>
 static __global__ void __launch_bounds__(BLOCK, 2)
     attention_kernel(AttentionShape a, Heads<T> out, float *lse, int64_t lse_stride, Heads<const T> qkv)
 {
-    typedef ForwardTile<HEAD> Tile;
+    typedef ForwardTile<T, HEAD> Tile;
     constexpr int MT = Tile::m_tiles, KEYS = Tile::keys;
     SHARED_DYN(T, queries);
     T *const stages = queries + Tile::queries * pitch_of<HEAD>;
@@ -209,7 +209,12 @@ static __global__ void __launch_bounds__(BLOCK, 2)
 template <class T, int HEAD, bool VECTOR>
 static void forward_sized(Backend *be, const AttentionShape &a, const Tensor *out, const Tensor *lse, const Tensor *qkv)
 {
-    typedef ForwardTile<HEAD> Tile;
+    typedef ForwardTile<T, HEAD> Tile;
+    static_assert(Tile::bytes <= tiles_most<T, HEAD>, "shared memory");
+    if (Tile::bytes > cuda_shared_most(be)) {
+        attention_plain_forward(be, a, out, lse, qkv);
+        return;
+    }
     const unsigned blocks = static_cast<unsigned>(ceil_div(a.n, Tile::queries) * a.heads);
     CUDA_SHARED_LIMIT(be, (attention_kernel<T, HEAD, VECTOR, PlainScore>), Tile::bytes);
     CUDA_LAUNCH(be, (attention_kernel<T, HEAD, VECTOR, PlainScore>), blocks, BLOCK, Tile::bytes, a,
@@ -217,18 +222,24 @@ static void forward_sized(Backend *be, const AttentionShape &a, const Tensor *ou
                 heads_of<const T>(qkv, a.head_dim));
 }
 
+template <class T>
+static void forward_typed(Backend *be, const AttentionShape &a, const Tensor *out, const Tensor *lse, const Tensor *qkv)
+{
+    const bool vector = heads_of<const T>(qkv, a.head_dim).vector && heads_of<T>(out, a.head_dim).vector;
+    attention_sized(a.head_dim, vector, [&](auto kind) {
+        forward_sized<T, decltype(kind)::head, decltype(kind)::vector>(be, a, out, lse, qkv);
+    });
+}
+
 void attention_forward_cuda(Backend *be, const Attention *at, const Tensor *out, const Tensor *lse, const Tensor *qkv,
                             const Tensor *scratch)
 {
     (void)scratch;
     const AttentionShape a = attention_shape(be, at, qkv->shape[0]);
-    if (qkv->dtype == DTYPE_F32) {
-        attention_plain_forward(be, a, out, lse, qkv);
-        return;
+    switch (qkv->dtype) {
+    case DTYPE_F32: attention_plain_forward(be, a, out, lse, qkv); return;
+    case DTYPE_BF16: forward_typed<bf16>(be, a, out, lse, qkv); return;
+    case DTYPE_F16: forward_typed<f16>(be, a, out, lse, qkv); return;
+    default: CHECK(false);
     }
-    CHECK(qkv->dtype == DTYPE_BF16);
-    const bool vector = heads_of<const bf16>(qkv, at->head_dim).vector && heads_of<bf16>(out, at->head_dim).vector;
-    attention_sized(at->head_dim, vector, [&](auto kind) {
-        forward_sized<bf16, decltype(kind)::head, decltype(kind)::vector>(be, a, out, lse, qkv);
-    });
 }

@@ -113,10 +113,10 @@ static const CrossEntropyOps *const cross_entropy_ops[BACKEND_COUNT] = {
 void cross_entropy(Backend *be, const Tensor *losses, const Tensor *gradient, const Tensor *logits,
                    const Tensor *targets, float smoothing, float scale)
 {
-    CHECK(logits->rank == 2 && cpu_is_float(logits) && logits->shape[1] > 0);
+    CHECK(logits->rank == 2 && cpu_is_float(be, logits) && logits->shape[1] > 0);
     CHECK(losses->rank == 1 && losses->shape[0] == logits->shape[0] && losses->dtype == DTYPE_F32);
     CHECK(targets->rank == 1 && targets->shape[0] == logits->shape[0]);
-    CHECK(!gradient || (cpu_same_shape(gradient, logits) && cpu_is_float(gradient)));
+    CHECK(!gradient || (cpu_same_shape(gradient, logits) && cpu_is_float(be, gradient)));
     CHECK(!gradient || gradient->data != logits->data ||
           (gradient->dtype == logits->dtype && gradient->stride == logits->stride));
     backend_enter(be);

@@ -6,7 +6,7 @@
  * together; the second, where a gradient is asked for, writes it. In between the row stays in shared memory as far as it
  * fits (f32: 58,000 logits of compute capability 9.0, 41,000 of 8.0, 25,000 of 8.6, 8.9 and 12.0, 16,000 of 7.5) and is
  * read a second time beyond that, the latest part first, because the second-level cache still has it. So f32 logits
- * move 4 bytes each without a gradient; with one 8 in place and 6 into bf16, plus up to 4 for what fits nowhere.
+ * move 4 bytes each without a gradient; with one 8 in place and 6 into 16 bits, plus up to 4 for what fits nowhere.
  * Sums are f32; a thread adds its elements in order, threads are added in a fixed order.
  */
 static constexpr int BLOCK = 1024;
@@ -120,22 +120,20 @@ static void run_cuda(Backend *be, const Tensor *losses, const Tensor *gradient, 
                      const int32_t *targets, float smoothing, float scale)
 {
     const Tensor none = tensor_vector(nullptr, logits->dtype, 0), *out = gradient ? gradient : &none;
-    cuda_typed(logits->dtype, [&](auto from) {
-        cuda_typed(out->dtype, [&](auto to) {
-            typedef decltype(from) In;
-            typedef decltype(to) Out;
-            constexpr int N = cuda_pack<In, Out>;
-            const bool packed = cuda_packed(logits, N) && cuda_packed(out, N);
-            const Batch<In, Out> b = {static_cast<float *>(losses->data),
-                                      cuda_rows<Out>(out),
-                                      cuda_rows<const In>(logits),
-                                      targets,
-                                      logits->shape[0],
-                                      logits->shape[1],
-                                      smoothing,
-                                      scale};
-            (packed ? launch<In, Out, N> : launch<In, Out, 1>)(be, b);
-        });
+    cuda_typed(logits->dtype, out->dtype, [&](auto from, auto to) {
+        typedef decltype(from) In;
+        typedef decltype(to) Out;
+        constexpr int N = cuda_pack<In, Out>;
+        const bool packed = cuda_packed(logits, N) && cuda_packed(out, N);
+        const Batch<In, Out> b = {static_cast<float *>(losses->data),
+                                  cuda_rows<Out>(out),
+                                  cuda_rows<const In>(logits),
+                                  targets,
+                                  logits->shape[0],
+                                  logits->shape[1],
+                                  smoothing,
+                                  scale};
+        (packed ? launch<In, Out, N> : launch<In, Out, 1>)(be, b);
     });
 }
 

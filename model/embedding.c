@@ -62,7 +62,7 @@ static const EmbeddingOps *const embedding_ops[BACKEND_COUNT] = {
 void embedding_forward(Backend *be, const Tensor *out, const Tensor *table, const Tensor *ids, const Neftune *noise)
 {
     CHECK(out->rank == 2 && table->rank == 2 && out->shape[1] == table->shape[1]);
-    CHECK(cpu_is_float(out) && cpu_is_float(table));
+    CHECK(cpu_is_float(be, out) && cpu_is_float(be, table));
     CHECK(ids->rank == 1 && ids->shape[0] == out->shape[0]);
     const bool noisy = noise && noise->alpha > 0.0f;
     if (noisy) CHECK(noise->segments >= 0 && (noise->segments == 0 || noise->starts[noise->segments] <= out->shape[0]));

@@ -34,14 +34,12 @@ static void gather_launch(Backend *be, const Tensor *out, const Tensor *table, c
 
 static void forward_cuda(Backend *be, const Tensor *out, const Tensor *table, const int32_t *ids)
 {
-    cuda_typed(out->dtype, [&](auto to) {
-        cuda_typed(table->dtype, [&](auto from) {
-            typedef decltype(to) To;
-            typedef decltype(from) From;
-            constexpr int N = cuda_pack<To, From>;
-            const bool packed = cuda_packed(out, N) && cuda_packed(table, N);
-            (packed ? gather_launch<To, From, N> : gather_launch<To, From, 1>)(be, out, table, ids);
-        });
+    cuda_typed(out->dtype, table->dtype, [&](auto to, auto from) {
+        typedef decltype(to) To;
+        typedef decltype(from) From;
+        constexpr int N = cuda_pack<To, From>;
+        const bool packed = cuda_packed(out, N) && cuda_packed(table, N);
+        (packed ? gather_launch<To, From, N> : gather_launch<To, From, 1>)(be, out, table, ids);
     });
 }
 

@@ -96,15 +96,15 @@ static const RmsnormOps *const rmsnorm_ops[BACKEND_COUNT] = {
     [BACKEND_CUDA] = CUDA_OPS(rmsnorm_ops_cuda),
 };
 
-static void check(const Tensor *y, const Tensor *x, const Tensor *w)
+static void check(const Backend *be, const Tensor *y, const Tensor *x, const Tensor *w)
 {
-    CHECK(x->rank == 2 && cpu_same_shape(y, x) && cpu_is_float(x) && y->dtype == x->dtype);
+    CHECK(x->rank == 2 && cpu_same_shape(y, x) && cpu_is_float(be, x) && y->dtype == x->dtype);
     CHECK(w->rank == 1 && w->shape[0] == x->shape[1] && (w->dtype == DTYPE_F32 || w->dtype == x->dtype));
 }
 
 void rmsnorm_forward(Backend *be, const Tensor *y, const Tensor *x, const Tensor *w, float eps)
 {
-    check(y, x, w);
+    check(be, y, x, w);
     backend_enter(be);
     rmsnorm_ops[backend_kind(be)]->forward(be, y, x, w, eps);
     backend_leave(be);
@@ -113,8 +113,8 @@ void rmsnorm_forward(Backend *be, const Tensor *y, const Tensor *x, const Tensor
 void rmsnorm_backward(Backend *be, const Tensor *dx, const Tensor *dy, const Tensor *x, const Tensor *w, float eps,
                       bool accumulate)
 {
-    check(dx, x, w);
-    check(dy, x, w);
+    check(be, dx, x, w);
+    check(be, dy, x, w);
     backend_enter(be);
     rmsnorm_ops[backend_kind(be)]->backward(be, dx, dy, x, w, eps, accumulate);
     backend_leave(be);

@@ -21,7 +21,7 @@ static __device__ __forceinline__ float inverse_rms(float sum_squares, int64_t c
     return 1.0f / sqrtf(sum_squares / static_cast<float>(cols) + eps);
 }
 
-/* y = x * r * w; in bf16 x * r is rounded before the gain, as Hugging Face does. */
+/* y = x * r * w; in 16 bits x * r is rounded before the gain, as Hugging Face does. */
 template <class T, class W, int N, int BLOCK>
 static __global__ void forward_kernel(Rows<T> y, Rows<const T> x, const W *w, int64_t rows, int64_t cols, float eps,
                                       RowRounds rounds)

@@ -77,7 +77,7 @@ void rope_table(Backend *be, const Tensor *table, const float *frequencies, floa
 void rope_apply(Backend *be, const Tensor *qk, const Tensor *table, const Tensor *positions, int heads, int head_dim,
                 bool backward)
 {
-    CHECK(qk->rank == 2 && cpu_is_float(qk) && heads >= 0 && qk->shape[1] >= (int64_t)heads * head_dim);
+    CHECK(qk->rank == 2 && cpu_is_float(be, qk) && heads >= 0 && qk->shape[1] >= (int64_t)heads * head_dim);
     CHECK(table->rank == 2 && table->dtype == DTYPE_F32 && table->shape[1] == head_dim && head_dim % 2 == 0);
     CHECK(positions->rank == 1 && positions->shape[0] == qk->shape[0]);
     backend_enter(be);

@@ -1,5 +1,6 @@
 #include "model/rows.h"
 
+#include "backend/cpu.h"
 #include "model/ops.h"
 
 #include <string.h>
@@ -82,7 +83,7 @@ void rows_scatter(Backend *be, const Tensor *out, const Tensor *in, const Tensor
 
 void rows_add_vector(Backend *be, const Tensor *y, const Tensor *vector)
 {
-    CHECK(y->dtype == vector->dtype && (y->dtype == DTYPE_F32 || y->dtype == DTYPE_BF16));
+    CHECK(y->dtype == vector->dtype && cpu_is_float(be, y));
     CHECK(tensor_cols(y) == tensor_count(vector));
     backend_enter(be);
     rows_ops[backend_kind(be)]->add_vector(be, y, vector);

@@ -59,15 +59,15 @@ static const SwigluOps *const swiglu_ops[BACKEND_COUNT] = {
     [BACKEND_CUDA] = CUDA_OPS(swiglu_ops_cuda),
 };
 
-static void check(const Tensor *y, const Tensor *gu)
+static void check(const Backend *be, const Tensor *y, const Tensor *gu)
 {
     CHECK(y->rank == 2 && gu->rank == 2 && gu->shape[0] == y->shape[0] && gu->shape[1] == 2 * y->shape[1]);
-    CHECK(cpu_is_float(y) && gu->dtype == y->dtype);
+    CHECK(cpu_is_float(be, y) && gu->dtype == y->dtype);
 }
 
 void swiglu_forward(Backend *be, const Tensor *y, const Tensor *gu)
 {
-    check(y, gu);
+    check(be, y, gu);
     backend_enter(be);
     swiglu_ops[backend_kind(be)]->forward(be, y, gu);
     backend_leave(be);
@@ -75,8 +75,8 @@ void swiglu_forward(Backend *be, const Tensor *y, const Tensor *gu)
 
 void swiglu_backward(Backend *be, const Tensor *dgu, const Tensor *dy, const Tensor *gu)
 {
-    check(dy, gu);
-    check(dy, dgu);
+    check(be, dy, gu);
+    check(be, dy, dgu);
     backend_enter(be);
     swiglu_ops[backend_kind(be)]->backward(be, dgu, dy, gu);
     backend_leave(be);

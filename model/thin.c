@@ -129,12 +129,12 @@ static const ThinOps *const thin_ops[BACKEND_COUNT] = {
     [BACKEND_CUDA] = CUDA_OPS(thin_ops_cuda),
 };
 
-static void check_part(const ThinPart *p, int64_t cols)
+static void check_part(const Backend *be, const ThinPart *p, int64_t cols)
 {
     if (p->quant)
         CHECK(p->quant->rows == p->rows && p->quant->cols == cols);
     else
-        CHECK(p->plain.shape[0] == p->rows && p->plain.shape[1] == cols && cpu_is_float(&p->plain));
+        CHECK(p->plain.shape[0] == p->rows && p->plain.shape[1] == cols && cpu_is_float(be, &p->plain));
     if (p->rank == 0) return;
     CHECK(p->a.dtype == DTYPE_F32 && p->a.shape[0] == p->rank && p->a.shape[1] == cols);
     CHECK(p->b.dtype == DTYPE_F32 && p->b.shape[0] == p->rows && p->b.shape[1] == p->rank);
@@ -146,12 +146,12 @@ void thin_forward(Backend *be, const Thin *t, const Tensor *y, const Tensor *x, 
     int64_t rows = 0, ranks = 0;
     CHECK(t->count >= 1 && t->count <= THIN_PARTS);
     for (int i = 0; i < t->count; i++) {
-        check_part(&t->parts[i], cols);
+        check_part(be, &t->parts[i], cols);
         rows += t->parts[i].rows;
         ranks += t->parts[i].rank;
     }
     CHECK(n >= 1 && n <= THIN_ROWS && tensor_rows(y) == n && tensor_cols(y) == rows);
-    CHECK(cpu_is_float(x) && cpu_is_float(y) && (!t->bias || tensor_count(t->bias) == rows));
+    CHECK(cpu_is_float(be, x) && cpu_is_float(be, y) && (!t->bias || tensor_count(t->bias) == rows));
     CHECK(scratch->dtype == DTYPE_F32 && tensor_count(scratch) >= thin_scratch(cols, ranks));
     backend_enter(be);
     thin_ops[backend_kind(be)]->forward(be, t, y, x, scratch->data);

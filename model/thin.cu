@@ -30,7 +30,13 @@ static __device__ __forceinline__ int64_t warp_step()
 
 /* --- what the kernels get --- */
 
-enum Storage { STORAGE_RUNS, STORAGE_CODES, STORAGE_F32, STORAGE_BF16 }; /* runs: codes, 16 bytes at a time */
+enum Storage {
+    STORAGE_RUNS,
+    STORAGE_CODES,
+    STORAGE_F32,
+    STORAGE_BF16,
+    STORAGE_F16
+}; /* runs: codes, 16 bytes at a time */
 
 typedef struct PartTables {
     float levels[16];
@@ -236,16 +242,28 @@ static __device__ void adapter_lane(Sums<n> *sums, const Group &g, const Part &p
     }
 }
 
+/* One element of a type that only the launch knows. */
+static __device__ float load_any(const void *from, DType dtype, int64_t i)
+{
+    if (dtype == DTYPE_F32) return static_cast<const float *>(from)[i];
+    return dtype == DTYPE_F16 ? element_load(static_cast<const f16 *>(from)[i])
+                              : element_load(static_cast<const bf16 *>(from)[i]);
+}
+
+static __device__ void store_any(void *to, DType dtype, int64_t i, float value)
+{
+    if (dtype == DTYPE_F32)
+        static_cast<float *>(to)[i] = value;
+    else if (dtype == DTYPE_F16)
+        static_cast<f16 *>(to)[i] = element_round<f16>(value);
+    else
+        static_cast<bf16 *>(to)[i] = element_round<bf16>(value);
+}
+
 static __device__ void output_store(const Output &out, int64_t i, int64_t o, float value)
 {
-    if (out.bias)
-        value += out.bias_dtype == DTYPE_F32 ? static_cast<const float *>(out.bias)[o]
-                                             : element_load(static_cast<const bf16 *>(out.bias)[o]);
-    const int64_t at = i * out.stride + o;
-    if (out.dtype == DTYPE_F32)
-        static_cast<float *>(out.y)[at] = value;
-    else
-        static_cast<bf16 *>(out.y)[at] = element_round<bf16>(value);
+    if (out.bias) value += load_any(out.bias, out.bias_dtype, o);
+    store_any(out.y, out.dtype, i * out.stride + o, value);
 }
 
 /* Rows first .. first + 3 of a part; `before` are the rows and `side` the ranks of the parts in front of it. */
@@ -260,6 +278,7 @@ static __device__ void output_rows(const Group &g, const Output &out, int part, 
     case STORAGE_CODES: codes_lane<n>(&sums, g, part, first, levels); break;
     case STORAGE_F32: plain_lane<float, n>(&sums, g, p, first); break;
     case STORAGE_BF16: plain_lane<bf16, n>(&sums, g, p, first); break;
+    case STORAGE_F16: plain_lane<f16, n>(&sums, g, p, first); break;
     }
     adapter_lane<n>(&sums, g, p, first, side);
 #pragma unroll
@@ -316,7 +335,7 @@ static Part quant_part(const QuantMatrix *m, PartTables *tables)
 static Part plain_part(const Tensor *w)
 {
     Part p = {};
-    p.storage = w->dtype == DTYPE_F32 ? STORAGE_F32 : STORAGE_BF16;
+    p.storage = w->dtype == DTYPE_F32 ? STORAGE_F32 : w->dtype == DTYPE_F16 ? STORAGE_F16 : STORAGE_BF16;
     p.weights = w->data;
     p.stride = w->stride;
     p.packed = cuda_packed(w, w->dtype == DTYPE_F32 ? 4 : 8) && w->shape[1] % 4 == 0; /* rows of x follow each other */

@@ -1,5 +1,5 @@
 /*
- * decode.cu - a 4-bit matrix to f32 or bf16 in one pass: 0.516 bytes read and 2 or 4 written a weight.
+ * decode.cu - a 4-bit matrix to f32, bf16 or f16 in one pass: 0.516 bytes read and 2 or 4 written a weight.
  */
 #include "quant/decode.cuh"
 #include "quant/ops.h"

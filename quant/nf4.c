@@ -1,5 +1,6 @@
 #include "quant/nf4.h"
 
+#include "backend/cpu.h"
 #include "backend/simd.h"
 #include "quant/kernels.h"
 #include "quant/nested.h"
@@ -176,7 +177,7 @@ static const QuantOps *const quant_ops[BACKEND_COUNT] = {
 
 void quant_decode(Backend *be, const Tensor *w, const QuantMatrix *m)
 {
-    CHECK(w->dtype == DTYPE_F32 || w->dtype == DTYPE_BF16);
+    CHECK(cpu_is_float(be, w));
     CHECK(tensor_rows(w) == m->rows && tensor_cols(w) == m->cols);
     backend_enter(be);
     quant_ops[backend_kind(be)]->decode(be, w, m);

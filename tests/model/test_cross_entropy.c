@@ -64,8 +64,8 @@ static void check(Backend *be, const struct Case *c)
             fail_msg("%s: loss %.9g, not %.9g", c->name, got, loss);
         for (int64_t j = 0; j < c->cols; j++) {
             const double g = kernel_get(gradient, i, j), size = fabs(want[j]);
-            const double allowed =
-                (c->gradient == DTYPE_BF16 ? 0x1.02p-8 : 4e-6 * (1.0 + (double)c->span)) * size + 1e-7 * (double)scale;
+            const double relative = kernel_unit(c->gradient) + 4e-6 * (1.0 + (double)c->span);
+            const double allowed = relative * size + 1e-7 * (double)scale + kernel_least(c->gradient);
             if (!(fabs(g - want[j]) <= allowed)) fail_msg("%s: gradient %.9g, not %.9g", c->name, g, want[j]);
         }
     }

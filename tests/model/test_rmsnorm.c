@@ -56,7 +56,7 @@ static void check_result(Backend *be, const struct Case *c, int result)
                  dy = kernel_random(c->dtype, c->rows, c->cols, stride, 2, 1.0f);
     const Tensor out = kernel_random(c->dtype, c->rows, c->cols, stride, 3, 1.0f),
                  gain = kernel_random(c->gain, 1, c->cols, c->cols, 4, 1.0f);
-    const Tensor w = tensor_vector(gain.data, c->gain, c->cols);
+    const Tensor w = tensor_vector(gain.data, gain.dtype, c->cols);
     double *values[] = {kernel_values(&x), kernel_values(&gain), kernel_values(&dy), kernel_values(&out)};
     double *exact = naive(c, DTYPE_F64, values[0], values[1], values[2], values[3], result);
     double *plain = naive(c, c->dtype, values[0], values[1], values[2], values[3], result);
@@ -95,7 +95,7 @@ static void bf16_rounds_before_the_gain(void **state)
     Backend *be = kernel_backend(1, false);
     const Tensor x = kernel_random(DTYPE_BF16, 1, 64, 64, 1, 1.0f), y = kernel_matrix(DTYPE_BF16, 1, 64, 64),
                  gain = kernel_random(DTYPE_BF16, 1, 64, 64, 2, 1.0f);
-    const Tensor w = tensor_vector(gain.data, DTYPE_BF16, 64);
+    const Tensor w = tensor_vector(gain.data, gain.dtype, 64);
     rmsnorm_forward(be, &y, &x, &w, 1e-5f);
     double square = 0.0;
     for (int j = 0; j < 64; j++)

@@ -48,7 +48,7 @@ static void check(Backend *be, DType t, int rows, int heads, int head_dim, int64
     double *before = kernel_values(&x);
     rope_apply(be, &x, &table, &positions, heads, head_dim, false);
     kernel_settle();
-    const double half = t == DTYPE_F32 ? 0x1p-23 : 0x1p-8;
+    const double half = t == DTYPE_F32 ? 0x1p-23 : kernel_unit(t);
     for (int r = 0; r < rows; r++) {
         const double *in = before + r * cols;
         for (int h = 0; h < heads; h++) {

@@ -90,7 +90,7 @@ static void a_vector_is_added_to_every_row_and_rounded_once(void **state)
         const struct Case *c = &cases[i];
         const Tensor y = kernel_random(c->dtype, c->many, c->cols, c->cols + c->spare, 1, 1.0f),
                      row = kernel_random(c->dtype, 1, c->cols + 1, c->cols + 1, 2, 1.0f);
-        const Tensor all = tensor_vector(row.data, c->dtype, c->cols + 1);
+        const Tensor all = tensor_vector(row.data, row.dtype, c->cols + 1);
         const int64_t at = (int64_t)i % 2; /* so that the vector may start anywhere */
         const Tensor vector = tensor_slice_flat(&all, at, c->cols);
         double *before = kernel_values(&y);

@@ -25,7 +25,9 @@ static void check(Backend *be, DType t, int64_t rows, int64_t width, int64_t spa
                  dy = kernel_random(t, rows, width, width + spare, 2, 1.0f);
     const Tensor y = kernel_matrix(t, rows, width, width + spare),
                  dgu = kernel_matrix(t, rows, 2 * width, 2 * width + spare);
-    const double half = t == DTYPE_F32 ? 0x1p-22 : 0x1p-8; /* of the last place: f32 has some roundings inside */
+    /* half of the last place; f32 has some roundings inside */
+    const double half = t == DTYPE_F32 ? 0x1p-22 : kernel_unit(t);
+    const double least = 1e-30 + kernel_least(t);
     double *in = kernel_values(&gu);
     swiglu_forward(be, &y, &gu);
     swiglu_backward(be, in_place ? &gu : &dgu, &dy, &gu);
@@ -37,12 +39,12 @@ static void check(Backend *be, DType t, int64_t rows, int64_t width, int64_t spa
             double dgate, dup;
             backward_exact(&dgate, &dup, kernel_get(&dy, i, j), gate, up);
             const double want = forward_exact(gate, up);
-            assert_true(fabs(kernel_get(&y, i, j) - want) <= 1.01 * half * fabs(want) + 1e-30);
-            assert_true(fabs(kernel_get(got, i, width + j) - dup) <= 1.01 * half * fabs(dup) + 1e-30);
+            assert_true(fabs(kernel_get(&y, i, j) - want) <= 1.01 * half * fabs(want) + least);
+            assert_true(fabs(kernel_get(got, i, width + j) - dup) <= 1.01 * half * fabs(dup) + least);
             /* 1 - s is a difference, and the slope passes through zero: what the plain formula loses there */
             const double scale = fabs(kernel_get(&dy, i, j) * up) * 1.1;
             assert_true(fabs(kernel_get(got, i, j) - dgate) <=
-                        1.01 * half * fabs(dgate) + 2e-7 * (1.0 + fabs(gate)) * scale);
+                        1.01 * half * fabs(dgate) + 2e-7 * (1.0 + fabs(gate)) * scale + least);
         }
     }
     const Tensor *all[] = {&gu, &dy, &y, &dgu};

@@ -141,7 +141,7 @@ static void check_row(const struct Case *c, const Sample *samples, const Tensor 
             double size;
             double want = exact(&samples[p], r, x + i * c->cols, c->cols, &size);
             if (bias) want += kernel_at(bias, 0, o);
-            const double got = kernel_at(y, i, o), rounding = c->out == DTYPE_BF16 ? 0x1p-8 * fabs(want) : 0.0;
+            const double got = kernel_at(y, i, o), rounding = kernel_unit(c->out) * fabs(want);
             if (!(fabs(got - want) <= 1e-6 * size + rounding + 1e-6))
                 fail_msg("%s: row %lld, output %lld: %.9g, not %.9g", c->name, (long long)i, (long long)o, got, want);
         }

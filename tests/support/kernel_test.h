@@ -49,6 +49,30 @@ static inline void kernel_guard_check(const void *from, size_t bytes)
         assert_int_equal(*p, kernel_guard(p));
 }
 
+/*
+ * The 16-bit type that a case means. Cases say bf16; a CUDA test program that runs with QLORA_TEST_F16=1 takes f16
+ * wherever it says so (ctest: cuda.FOLDER.NAME.f16).
+ */
+static inline DType kernel_narrow(DType dtype)
+{
+    static int f16 = -1;
+    if (f16 < 0) f16 = QLORA_TEST_CUDA && getenv("QLORA_TEST_F16") != NULL;
+    return f16 && dtype == DTYPE_BF16 ? DTYPE_F16 : dtype;
+}
+
+/* The largest relative error of rounding to the type once. */
+static inline double kernel_unit(DType dtype)
+{
+    const DType t = kernel_narrow(dtype);
+    return t == DTYPE_F32 ? 0x1p-24 : t == DTYPE_F16 ? 0x1p-11 : 0x1p-8;
+}
+
+/* Half of the smallest step of the type: what rounding costs near zero. */
+static inline double kernel_least(DType dtype)
+{
+    return kernel_narrow(dtype) == DTYPE_F16 ? 0x1p-25 : 0.0;
+}
+
 static Backend *kernel_current; /* of kernel_backend; on CUDA there is one at a time */
 
 static inline Backend *kernel_backend_of(BackendKind kind, int threads, bool reference)
@@ -107,8 +131,9 @@ static inline void kernel_memory_free(void *memory)
 }
 
 /* A matrix whose gaps and surroundings are watched; elements are zero. */
-static inline Tensor kernel_matrix(DType dtype, int64_t rows, int64_t cols, int64_t stride)
+static inline Tensor kernel_matrix(DType named, int64_t rows, int64_t cols, int64_t stride)
 {
+    const DType dtype = kernel_narrow(named);
     const size_t bytes = (size_t)(rows * stride) * dtype_bytes(dtype) + 2 * GUARD_BYTES;
     char *raw = kernel_memory(bytes);
     kernel_guard_fill(raw, bytes);
@@ -141,17 +166,21 @@ static inline void kernel_check_guards(const Tensor *t)
 
 static inline double kernel_round(double x, DType dtype)
 {
-    return dtype == DTYPE_F64   ? x
-           : dtype == DTYPE_F32 ? (double)(float)x
-                                : (double)bf16_to_f32(bf16_from_f32((float)x));
+    switch (kernel_narrow(dtype)) {
+    case DTYPE_F64: return x;
+    case DTYPE_F32: return (double)(float)x;
+    case DTYPE_F16: return (double)f16_to_f32(f16_from_f32((float)x));
+    default: return (double)bf16_to_f32(bf16_from_f32((float)x));
+    }
 }
 
 /* Elements while the device is known to be idle; waiting costs more than reading one. */
 static inline double kernel_get(const Tensor *t, int64_t r, int64_t c)
 {
     const int64_t i = r * t->stride + c;
-    return t->dtype == DTYPE_F32 ? (double)((const float *)t->data)[i]
-                                 : (double)bf16_to_f32(((const uint16_t *)t->data)[i]);
+    if (t->dtype == DTYPE_F32) return (double)((const float *)t->data)[i];
+    const uint16_t bits = ((const uint16_t *)t->data)[i];
+    return (double)(t->dtype == DTYPE_F16 ? f16_to_f32(bits) : bf16_to_f32(bits));
 }
 
 static inline void kernel_put(const Tensor *t, int64_t r, int64_t c, double value)
@@ -160,7 +189,7 @@ static inline void kernel_put(const Tensor *t, int64_t r, int64_t c, double valu
     if (t->dtype == DTYPE_F32) {
         ((float *)t->data)[i] = (float)value;
     } else {
-        ((uint16_t *)t->data)[i] = bf16_from_f32((float)value);
+        ((uint16_t *)t->data)[i] = t->dtype == DTYPE_F16 ? f16_from_f32((float)value) : bf16_from_f32((float)value);
     }
 }
 
