@@ -66,7 +66,7 @@ BackendMemory backend_memory(const Backend *be);
 /* Whether this build has the CUDA backend and the machine a driver, so that opening one may succeed. */
 bool backend_cuda_driver(void);
 
-/* bf16 where the device multiplies it faster than f32, f32 otherwise. */
+/* bf16 where the device multiplies it faster than f32; f16 on CUDA devices without it, f32 on processors without it. */
 DType backend_preferred_dtype(const Backend *be);
 
 /* Storage of `bytes` bytes, zeroed, for a measured arena; ERR_MEMORY names what was asked for and what there is. */

@@ -146,7 +146,7 @@ static bool open_staging(CudaState *c, Err *err)
 
 static void prefer_type(Backend *be)
 {
-    be->preferred = be->cuda->capability >= CAPABILITY_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    be->preferred = be->cuda->capability >= CAPABILITY_BF16 ? DTYPE_BF16 : DTYPE_F16;
 }
 
 static bool open_plan(Backend *be, int capability)

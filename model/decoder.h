@@ -79,6 +79,7 @@ struct Model {
     Work work;
     Tensor ids, positions; /* (N) i32 */
     Tensor params, grads;  /* flat f32 */
+    float loss_scale;      /* gradients are multiplied with it */
 
     int32_t *host_rows; /* (n_max): rows with a target, staged for upload */
     int32_t *host_ids;  /* (n_max): their targets */

@@ -84,7 +84,8 @@ double head_loss(Model *m, const Batch *batch, const Tensor *hidden, int64_t upd
 {
     const Head *h = &m->head;
     const int64_t trained = collect(m, batch);
-    const float smoothing = train ? m->options.label_smoothing : 0, scale = train ? 1.0f / (float)update_tokens : 1.0f;
+    const float smoothing = train ? m->options.label_smoothing : 0;
+    const float scale = train ? m->loss_scale / (float)update_tokens : 1.0f;
     if (train) {
         const Tensor all = tensor_slice_rows(&m->work.dx, 0, batch->tokens);
         const Tensor dx = tensor_slice_cols(&all, 0, m->spec.hidden);

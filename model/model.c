@@ -132,9 +132,10 @@ fail:
     return false;
 }
 
-static bool options_check(const ModelOptions *o, Err *err)
+static bool options_check(const ModelOptions *o, const Backend *be, Err *err)
 {
-    if (o->compute != DTYPE_F32 && o->compute != DTYPE_BF16)
+    const bool f16 = o->compute == DTYPE_F16 && backend_kind(be) == BACKEND_CUDA;
+    if (o->compute != DTYPE_F32 && o->compute != DTYPE_BF16 && !f16)
         return FAIL(err, ERR_CONFIG, "compute type %s is not supported on this device; use bf16 or fp32",
                     dtype_name(o->compute));
     CHECK(o->max_tokens > 0 && o->cache_tokens >= 0 && o->sequences >= 0);
@@ -145,11 +146,12 @@ bool model_create(Model **out, Backend *be, const ModelSource *source, const Mod
 {
     Model *m = mem_alloc(1, sizeof *m, err);
     if (!m) return false;
-    TRY(options_check(options, err));
+    TRY(options_check(options, be, err));
     m->be = be;
     m->spec = *source_spec(source);
     m->options = *options;
     m->shared_owner = -1;
+    m->loss_scale = 1;
     if (m->options.sequences == 0) m->options.sequences = 1;
     m->n_max = options->max_tokens > m->options.sequences ? options->max_tokens : m->options.sequences;
     TRY(create_modules(m, err));
@@ -304,6 +306,11 @@ void model_params_changed(Model *m)
 void model_zero_grads(Model *m)
 {
     if (m->has_lora) tensor_zero(m->be, &m->grads);
+}
+
+void model_scale_loss(Model *m, float scale)
+{
+    m->loss_scale = scale;
 }
 
 double model_train(Model *m, const Batch *batch, int64_t update_tokens, int64_t step, int micro)

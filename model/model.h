@@ -26,7 +26,7 @@ typedef enum Recompute {
 } Recompute;
 
 typedef struct ModelOptions {
-    DType compute; /* F32 or BF16; embeddings, head and norms are held in it too */
+    DType compute; /* F32, BF16, on CUDA also F16; embeddings, head and norms are held in it too */
     bool quantize; /* false: adapter "lora" on a 16-bit (compute type) base */
     QuantOptions quant;
     const char *const *skip_modules; /* quant_skip_modules: names as LoRA targets match; null: {"lm_head"} */
@@ -85,6 +85,9 @@ void model_params_changed(Model *m);
  */
 double model_train(Model *m, const Batch *batch, int64_t update_tokens, int64_t step, int micro);
 void model_zero_grads(Model *m);
+
+/* Gradients of later calls are multiplied with `scale`, 1 at first; losses are not. A power of 2 keeps small ones in F16. */
+void model_scale_loss(Model *m, float scale);
 
 /* Sum of token losses, no smoothing, no dropout, no noise. */
 double model_evaluate(Model *m, const Batch *batch);

@@ -146,6 +146,41 @@ static bool check_strangers(const Plan *p, const ModelSource *source, bool tied,
 
 /* ---- reading ---- */
 
+/* Bits of the least size that is not stored: what f16 would round to infinity, or infinity itself. */
+static uint32_t refused_bits(DType dtype)
+{
+    return dtype == DTYPE_F16 ? 0x477ff000u /* 65520 */ : 0x7f800000u;
+}
+
+static bool refuse(float value, const Item *item, int64_t at, Err *err)
+{
+    const long long row = (long long)(at / item->cols), col = (long long)(at % item->cols);
+    if (!isfinite(value))
+        return FAIL(err, ERR_MODEL, "tensor %s holds %g at row %lld, column %lld", item->name, (double)value, row, col);
+    return FAIL(err, ERR_MODEL,
+                "tensor %s holds %g at row %lld, column %lld; fp16 ends at 65504: set bnb_4bit_compute_dtype: fp32",
+                item->name, (double)value, row, col);
+}
+
+/* Values of element `first` on: whether the type they are computed in can hold them. */
+static bool check_values(const float *values, int64_t count, int64_t first, const Item *item, DType dtype, Err *err)
+{
+    const uint32_t limit = refused_bits(dtype);
+    uint32_t any = 0; /* integers, so that the loop vectorises */
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof bits);
+        any |= (bits & 0x7fffffffu) >= limit;
+    }
+    if (!any) return true;
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof bits);
+        if ((bits & 0x7fffffffu) >= limit) return refuse(values[i], item, first + i, err);
+    }
+    return true;
+}
+
 /* All cores share the rows; the first failure in row order is reported. */
 static bool read_rows(const ModelSource *source, const SourceTensor *t, int64_t first, int64_t count, int64_t cols,
                       float *to, Err *err)
@@ -166,34 +201,27 @@ static bool read_rows(const ModelSource *source, const SourceTensor *t, int64_t 
     return true;
 }
 
+/* Rows of a matrix that is encoded; decoded weights are no larger, so what f16 cannot hold is seen here. */
+typedef struct MatrixRows {
+    WeightsRows rows; /* the first member: read_matrix gets a pointer to it */
+    const Item *item;
+    DType compute;
+} MatrixRows;
+
 static bool read_matrix(const WeightsRows *rows, int64_t first, int64_t count, float *to, Err *err)
 {
-    return read_rows(rows->source, rows->tensor, first, count, rows->tensor->shape[1], to, err);
-}
-
-static bool check_finite(const float *values, int64_t count, int64_t first, const Item *item, Err *err)
-{
-    uint32_t any = 0; /* integers, so that the loop vectorises */
-    for (int64_t i = 0; i < count; i++) {
-        uint32_t bits;
-        memcpy(&bits, &values[i], sizeof bits);
-        any |= (bits & 0x7f800000u) == 0x7f800000u;
-    }
-    if (!any) return true;
-    for (int64_t i = 0; i < count; i++) {
-        if (!isfinite(values[i]))
-            return FAIL(err, ERR_MODEL, "tensor %s holds %g at row %lld, column %lld", item->name, (double)values[i],
-                        (long long)((first + i) / item->cols), (long long)((first + i) % item->cols));
-    }
-    return true;
+    const MatrixRows *m = (const MatrixRows *)(const void *)rows;
+    const int64_t cols = m->item->cols;
+    if (!read_rows(rows->source, rows->tensor, first, count, cols, to, err)) return false;
+    return m->compute != DTYPE_F16 || check_values(to, count * cols, first * cols, m->item, m->compute, err);
 }
 
 static void upload(Backend *be, const Tensor *to, float *values)
 {
-    if (to->dtype == DTYPE_BF16) {
+    if (to->dtype != DTYPE_F32) {
         uint16_t *narrow = (uint16_t *)(void *)values; /* overtakes nothing: it is the shorter one */
         for (int64_t i = 0; i < tensor_count(to); i++) {
-            const uint16_t bits = bf16_from_f32(values[i]);
+            const uint16_t bits = to->dtype == DTYPE_F16 ? f16_from_f32(values[i]) : bf16_from_f32(values[i]);
             memcpy(&narrow[i], &bits, sizeof bits);
         }
     }
@@ -207,7 +235,7 @@ static bool load_plain(Model *m, const ModelSource *source, const SourceTensor *
     for (int64_t first = 0; first < item->rows; first += most) {
         const int64_t n = item->rows - first < most ? item->rows - first : most;
         if (!read_rows(source, t, first, n, item->cols, buffer, err)) return false;
-        if (!check_finite(buffer, n * item->cols, first * item->cols, item, err)) return false;
+        if (!check_values(buffer, n * item->cols, first * item->cols, item, item->to.dtype, err)) return false;
         const Tensor to =
             item->vector ? tensor_slice_flat(&item->to, first, n) : tensor_slice_rows(&item->to, first, n);
         upload(m->be, &to, buffer);
@@ -263,6 +291,21 @@ fail:
     return false;
 }
 
+/* Weights of a matrix that came in 4 bits: none is larger than the absmax of its block. */
+static bool check_absmax(const Model *m, const QuantMatrix *q, const QuantHost *host, const Item *item, Err *err)
+{
+    const bool nested = q->options.double_quant;
+    const float *sizes = nested ? host->nested_absmax : (const float *)host->absmax, more = nested ? q->offset : 0.0f;
+    const int64_t count = nested ? ceil_div(quant_blocks(q), 256) : quant_blocks(q);
+    for (int64_t i = 0; m->options.compute == DTYPE_F16 && i < count; i++) {
+        if (sizes[i] + more >= 65520.0f)
+            return FAIL(err, ERR_MODEL,
+                        "tensor %s holds 4-bit weights up to %g; fp16 ends at 65504: set bnb_4bit_compute_dtype: fp32",
+                        item->name, (double)(sizes[i] + more));
+    }
+    return true;
+}
+
 static bool load_quantized(Model *m, const ModelSource *source, const SourceTensor *t, const Item *item, Staging *s,
                            Err *err)
 {
@@ -270,14 +313,19 @@ static bool load_quantized(Model *m, const ModelSource *source, const SourceTens
     if (t->prequantized) {
         if (!source_read_quantized(source, t, q, &s->host, err)) return false;
         q->offset = q->options.double_quant ? s->host.offset : 0;
+        if (!check_absmax(m, q, &s->host, item, err)) return false;
     } else if (weights_encode_rows(m, q) > 0) {
-        const WeightsRows rows = {.read = read_matrix, .source = source, .tensor = t};
+        const MatrixRows rows = {
+            .rows = {.read = read_matrix, .source = source, .tensor = t},
+              .item = item, .compute = m->options.compute
+        };
         q->source_dtype = t->dtype;
-        return weights_encode(m, q, &rows, s->values, &s->host, err) || err_note(err, "tensor %s", item->name);
+        return weights_encode(m, q, &rows.rows, s->values, &s->host, err) || err_note(err, "tensor %s", item->name);
     } else {
+        const int64_t n = item->rows * item->cols;
         if (!read_rows(source, t, 0, item->rows, item->cols, s->values, err)) return false;
-        if (!quant_encode(&s->host, s->values, item->rows * item->cols, &q->options, err))
-            return err_note(err, "tensor %s", item->name);
+        if (m->options.compute == DTYPE_F16 && !check_values(s->values, n, 0, item, DTYPE_F16, err)) return false;
+        if (!quant_encode(&s->host, s->values, n, &q->options, err)) return err_note(err, "tensor %s", item->name);
         q->offset = q->options.double_quant ? s->host.offset : 0;
         q->source_dtype = t->dtype;
     }

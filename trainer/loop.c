@@ -145,8 +145,9 @@ static bool roll_back(Trainer *t, Err *err)
 
 static bool watch(Trainer *t, const UpdateMetrics *m, Err *err)
 {
-    t->report->withheld += !m->report.applied;
-    switch (watchdog_judge(&t->session.settings.watchdog, &t->state.watchdog, m->step, m->loss, m->report.applied)) {
+    const bool sound = m->report.applied || m->overflowed; /* which is no fault: the loss scale is lower now */
+    t->report->withheld += !sound;
+    switch (watchdog_judge(&t->session.settings.watchdog, &t->state.watchdog, m->step, m->loss, sound)) {
     case WATCHDOG_GO: return true;
     case WATCHDOG_GO_BACK: return roll_back(t, err);
     case WATCHDOG_GIVE_UP: t->gave_up = true; return true;

@@ -86,6 +86,8 @@ bool metrics_update(MetricsLog *log, const UpdateMetrics *m, Err *err)
     put_real(&l, "seconds", m->seconds);
     put_count(&l, "peak_memory_bytes", (int64_t)m->peak_memory_bytes);
     put(&l, ", \"applied\": %s", r->applied ? "true" : "false");
+    put_real(&l, "loss_scale", m->loss_scale);
+    put_count(&l, "overflowed_updates", m->overflows);
     put_count(&l, "norm_clipped", r->norm_clipped);
     put_count(&l, "percentile_clipped", r->percentile_clipped);
     put_count(&l, "value_clipped", r->value_clipped);

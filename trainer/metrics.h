@@ -3,7 +3,8 @@
  *
  * Update: step (from 1), epoch, loss (mean over the update's trained tokens), learning_rate, grad_norm (before
  * clipping), tokens (all that went through), trained_tokens, tokens_per_second, seconds, peak_memory_bytes, time (UTC),
- * applied (false: withheld, weights unchanged), and how often each clamp acted: norm_clipped, percentile_clipped (0 or
+ * applied (false: withheld, weights unchanged), loss_scale (fp16: what gradients were multiplied with on the way, else 1;
+ * grad_norm is without it), overflowed_updates (of the run so far: withheld because of it), and how often each clamp acted: norm_clipped, percentile_clipped (0 or
  * 1), value_clipped, variance_floored, variance_capped (elements), rms_clipped (tensors). Evaluation: step, eval_loss,
  * perplexity, tokens, seconds, time. Numbers have full precision; what is not finite is null. Lines are
  * appended and never rewritten; a resume cuts the file back to the checkpoint's step, so nothing stands twice. A line
@@ -17,6 +18,9 @@ typedef struct UpdateMetrics {
     int64_t step;
     double epoch, loss, learning_rate;
     AdamwReport report; /* grad_norm, applied, clamps */
+    double loss_scale;
+    bool overflowed; /* withheld because of the loss scale, which is lower now */
+    int64_t overflows;
     int64_t tokens, trained_tokens;
     double seconds;
     uint64_t peak_memory_bytes;

@@ -1,6 +1,5 @@
 #include "trainer/plan_device.h"
 
-#include "base/log.h"
 #include "trainer/process.h"
 
 #include <string.h>
@@ -11,22 +10,18 @@ enum {
     STAGING_HOST = 24 << 20, /* two copy buffers of 4 MiB and the small arrays of one launch (backend/cuda.h) */
     STAGING_DEVICE = 16 << 20,
     DRIVER_BYTES = 400 << 20, /* of the driver and cuBLAS in the process; unmeasured */
-    CAPABILITY_BF16 = 80,
-    ROWS_MAX = 1 << 20, /* no more tokens or rows are asked for */
+    ROWS_MAX = 1 << 20,       /* no more tokens or rows are asked for */
 };
 
 /* ---- the session ---- */
 
 /* 16-bit products everywhere: bf16 from 8.0 on, fp16 before; f32 only where the configuration asks for it. */
-static void as_on_card(Session *s, const DeviceCard *card)
+static void as_on_card(Session *s)
 {
     ModelOptions *o = &s->settings.model;
     const ComputeKind asked = CONFIG_GET(s->config, bnb_4bit_compute_dtype);
-    if (asked != COMPUTE_FP32 && card->capability < CAPABILITY_BF16)
-        log_warn("%s has no bf16: the plan is for fp16, which this version does not compute yet; it takes fp32 there, "
-                 "which is larger and slower",
-                 card->name);
-    if (asked != COMPUTE_FP32 && dtype_bytes(o->compute) != 2) o->compute = DTYPE_BF16;
+    if (asked != COMPUTE_FP32 && dtype_bytes(o->compute) != 2)
+        o->compute = DTYPE_BF16; /* this build has no CUDA: as large as fp16 */
     o->loss_rows = LOSS_ROWS;
     o->layer_weights = true;
 }
@@ -35,7 +30,7 @@ bool plan_device_open(Session *out, const Config *c, const DeviceCard *card, Err
 {
     const SessionOptions options = {.weights = false, .plan_for = card->capability};
     if (!session_open(out, c, &options, err)) return false;
-    as_on_card(out, card);
+    as_on_card(out);
     return true;
 }
 

@@ -166,6 +166,7 @@ static bool train(Trainer *t, const char *checkpoint, Err *err)
 {
     bool stopped = false;
     t->state.stopped_early = false;
+    t->state.scale = loss_scale_begin(&t->state.scale, t->session.settings.model.compute, t->options->first_loss_scale);
     if (!sign_state(t, err) || !load(t, checkpoint, err) || !open_logs(t, err)) return false;
     if (checkpoint) log_info("going on from %s", checkpoint);
     t->saved_step = checkpoint ? t->state.step : -1;

@@ -15,6 +15,7 @@ typedef struct RunOptions {
     BackendHooks hooks;      /* storage and brackets of a test backend */
     bool reference;          /* plain matrix products */
     int64_t interrupt_after; /* as if SIGTERM came after so many micro-batches of this run; 0: never */
+    double first_loss_scale; /* of a new run in fp16; 0: LOSS_SCALE_FIRST */
     bool no_signals;         /* leave the process's signals alone */
 } RunOptions;
 

@@ -43,15 +43,22 @@ LoraOptions settings_lora(const Config *c)
 static DType compute_type(const Config *c, const Backend *be)
 {
     const DType best = backend_preferred_dtype(be);
+    const bool cuda = backend_kind(be) == BACKEND_CUDA;
     switch (CONFIG_GET(c, bnb_4bit_compute_dtype)) {
     case COMPUTE_AUTO: return best;
     case COMPUTE_FP32: return DTYPE_F32;
     case COMPUTE_FP16:
+        if (cuda) return DTYPE_F16;
         log_warn("bnb_4bit_compute_dtype: fp16 is not computed on this device; fp32 is taken%s",
                  best == DTYPE_BF16 ? " (bf16 would be faster)" : "");
         return DTYPE_F32;
     case COMPUTE_BF16:
-        if (best != DTYPE_BF16) log_warn("this processor has no bf16 products: fp32 would be faster than bf16");
+        if (best == DTYPE_BF16) return DTYPE_BF16;
+        if (cuda) {
+            log_warn("bnb_4bit_compute_dtype: bf16 is not computed on this device; fp16 is taken");
+            return DTYPE_F16;
+        }
+        log_warn("this processor has no bf16 products: fp32 would be faster than bf16");
         return DTYPE_BF16;
     }
     return best;

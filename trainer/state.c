@@ -21,7 +21,9 @@ enum { STATE_VERSION = 1, STATE_MAX = 1 << 20 };
     X(watchdog.total, "bad_updates")                                                                                   \
     X(watchdog.withheld, "withheld_updates")                                                                           \
     X(watchdog.rollbacks, "rollbacks")                                                                                 \
-    X(watchdog.first_bad, "first_bad_step")
+    X(watchdog.first_bad, "first_bad_step")                                                                            \
+    X(scale.good, "loss_scale_good_updates")                                                                           \
+    X(scale.overflows, "overflowed_updates")
 #define STATE_FLAGS(X)                                                                                                 \
     X(stopped_early, "stopped_early")                                                                                  \
     X(eval_pending, "eval_pending")                                                                                    \
@@ -49,6 +51,7 @@ char *state_to_json(const RunState *s, Err *err)
     failed |= json_object_set_new(o, "epoch", json_real(s->epoch));
     failed |= json_object_set_new(o, "loss", s->has_loss ? json_real(s->loss) : json_null());
     failed |= json_object_set_new(o, "best_metric", s->has_best ? json_real(s->best_loss) : json_null());
+    failed |= json_object_set_new(o, "loss_scale", s->scale.factor > 0 ? json_real(s->scale.factor) : json_null());
     char *text = failed ? NULL : json_dumps(o, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
     json_decref(o);
     if (!text) (void)FAIL(err, ERR_MEMORY, "out of host memory");
@@ -77,6 +80,12 @@ static bool read_hash(char out[HASH_TEXT], const json_t *o, const char *key, con
     return true;
 }
 
+static bool scale_is_sound(double factor)
+{
+    int exponent;
+    return factor == 0 || (factor >= 1 && factor <= LOSS_SCALE_MOST && frexp(factor, &exponent) == 0.5);
+}
+
 static bool read_members(RunState *s, const json_t *o, const char *path, Err *err)
 {
     int64_t version;
@@ -97,6 +106,12 @@ static bool read_members(RunState *s, const json_t *o, const char *path, Err *er
     if (!read_hash(s->member, o, key, path, err)) return false;
     STATE_HASHES(X)
 #undef X
+    if (json_is_real(json_object_get(o, "loss_scale")) && !json_get_real(&s->scale.factor, o, "loss_scale", path, err))
+        return false;
+    if (!scale_is_sound(s->scale.factor)) {
+        return FAIL(err, ERR_CHECKPOINT, "%s: \"loss_scale\" is %g; it is a power of 2 up to %g", path, s->scale.factor,
+                    LOSS_SCALE_MOST);
+    }
     s->has_loss = json_is_real(json_object_get(o, "loss"));
     s->has_best = json_is_real(json_object_get(o, "best_metric"));
     return json_get_real(&s->epoch, o, "epoch", path, err) && json_get_real(&s->loss, o, "loss", path, err) &&

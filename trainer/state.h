@@ -7,6 +7,7 @@
 
 #include "base/err.h"
 #include "base/hash.h"
+#include "trainer/loss_scale.h"
 #include "trainer/watchdog.h"
 
 typedef struct RunState {
@@ -26,6 +27,7 @@ typedef struct RunState {
     bool eval_pending; /* a signal came before the evaluation of this step was over */
     bool resumable;    /* false: saved with save_only_model, so without optimizer state */
     WatchdogState watchdog;
+    LossScale scale;
     char config_hash[HASH_TEXT];
     char data_fingerprint[HASH_TEXT];
     char base_fingerprint[HASH_TEXT];

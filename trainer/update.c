@@ -126,12 +126,25 @@ static void advance(Trainer *t, int64_t rows, int64_t tokens, int64_t trained)
     s->epoch = (double)s->rows / (double)t->plan.rows;
 }
 
+/* Moves the loss scale for the next update. */
+static void judge_scale(Trainer *t, UpdateMetrics *m)
+{
+    LossScale *s = &t->state.scale;
+    const bool finite = m->report.applied || m->report.first_bad_param < 0;
+    m->overflowed = loss_scale_overflowed(s, m->loss, finite);
+    if (m->report.applied || m->overflowed) loss_scale_move(s, m->overflowed);
+    if (m->overflowed)
+        log_info("update %" PRId64 " overflows fp16 and is left out; the loss scale is now %g", m->step, s->factor);
+}
+
 bool update_run(Trainer *t, UpdateMetrics *out, bool *interrupted, Err *err)
 {
     Session *s = &t->session;
     const double start = process_seconds();
     const int64_t rows = update_rows(t), trained = trained_in(t, rows);
     int64_t tokens = 0;
+    const double scale = loss_scale_factor(&t->state.scale);
+    model_scale_loss(s->model, (float)scale);
     const double sum = run_micro_batches(t, rows, trained, &tokens, interrupted);
     if (!backend_sync(s->backend, err)) return false;
     if (*interrupted) {
@@ -144,22 +157,26 @@ bool update_run(Trainer *t, UpdateMetrics *out, bool *interrupted, Err *err)
         .learning_rate = schedule_rate(&t->schedule, t->state.step + 1),
         .tokens = tokens,
         .trained_tokens = trained,
+        .loss_scale = scale,
     };
+    if (scale != 1) tensor_scale(s->backend, model_grads(s->model), model_grads(s->model), (float)(1 / scale));
     if (watchdog_withholds(&s->settings.watchdog, m.loss)) {
         m.report = withheld_report(t);
     } else {
         m.report = adamw_step(s->optimizer, model_params(s->model), model_grads(s->model), m.learning_rate);
         if (m.report.applied) model_params_changed(s->model);
+        judge_scale(t, &m);
     }
     model_zero_grads(s->model);
     if (!backend_sync(s->backend, err)) return false;
     advance(t, rows, tokens, trained);
     m.epoch = t->state.epoch;
+    m.overflows = t->state.scale.overflows;
     m.seconds = process_seconds() - start;
     m.peak_memory_bytes = process_peak_bytes();
     t->state.has_loss = isfinite(m.loss);
     if (t->state.has_loss) t->state.loss = m.loss;
-    if (!m.report.applied) tell_withheld(t, rows, &m);
+    if (!m.report.applied && !m.overflowed) tell_withheld(t, rows, &m);
     *out = m;
     return true;
 }

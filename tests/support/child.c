@@ -29,7 +29,7 @@ static int train(const char *config_path, const char *const *overrides, const Ch
     Config *config = NULL;
     RunReport report = {0};
     Guard *guard = fault->guarded ? guard_create() : NULL;
-    RunOptions options = {.interrupt_after = fault->interrupt_after};
+    RunOptions options = {.interrupt_after = fault->interrupt_after, .first_loss_scale = fault->first_loss_scale};
     if (guard) options.hooks = guard_hooks(guard);
     const uint64_t operations = file_operation_count(), allocations = mem_alloc_count(); /* of the parent */
     arm(fault);

@@ -16,6 +16,7 @@ typedef struct ChildFault {
     uint64_t disk_bytes;     /* writes fail with ENOSPC after so many bytes; 0: none */
     uint64_t memory_nth;     /* the n-th allocation fails; 0: none */
     int64_t interrupt_after; /* as if SIGTERM came after so many micro-batches; 0: never */
+    double first_loss_scale; /* of a run in fp16; 0: the usual one */
     bool guarded;            /* arenas are closed outside of operations */
 } ChildFault;
 

@@ -47,6 +47,8 @@ static UpdateMetrics update(int64_t step)
         .loss = 0.1 + (double)step,
         .learning_rate = 2e-4 / 3,
         .report = {.grad_norm = 1.0 / 3, .applied = true, .norm_clipped = true, .variance_floored = 7},
+        .loss_scale = 32768,
+        .overflows = 3,
         .tokens = 512,
         .trained_tokens = 100,
         .seconds = 0.5,
@@ -90,6 +92,8 @@ static void numbers_come_back_to_the_bit(void **state)
     assert_int_equal(json_integer_value(json_object_get(o, "peak_memory_bytes")), 123456789);
     assert_int_equal(json_integer_value(json_object_get(o, "variance_floored")), 7);
     assert_true(json_is_true(json_object_get(o, "applied")));
+    assert_true(json_real_value(json_object_get(o, "loss_scale")) == 32768);
+    assert_int_equal(json_integer_value(json_object_get(o, "overflowed_updates")), 3);
     json_decref(o);
 }
 

@@ -29,7 +29,8 @@ static RunState example(void)
         .stopped_early = true,
         .eval_pending = true,
         .resumable = true,
-        .watchdog = {.in_a_row = 1, .total = 2, .withheld = 3, .rollbacks = 1, .first_bad = 9},
+        .watchdog = {.in_a_row = 1,   .total = 2, .withheld = 3, .rollbacks = 1, .first_bad = 9},
+        .scale = {.factor = 32768, .good = 11,           .overflows = 2         },
     };
     strcpy(s.config_hash, "0123456789abcdef0123456789abcdef");
     strcpy(s.data_fingerprint, "1123456789abcdef0123456789abcdef");
@@ -72,9 +73,26 @@ static void what_is_written_comes_back(void **state)
     assert_string_equal(text, again);
     assert_true(back.loss == s.loss && back.best_loss == s.best_loss && back.epoch == s.epoch);
     assert_int_equal(back.watchdog.first_bad, 9);
+    assert_true(back.scale.factor == 32768 && back.scale.good == 11 && back.scale.overflows == 2);
     assert_true(back.eval_pending && back.stopped_early && back.resumable);
     free(text);
     free(again);
+    place_free(&p);
+}
+
+static void a_run_without_a_loss_scale_has_none(void **state)
+{
+    (void)state;
+    Place p = place_make();
+    Err err = {0};
+    RunState s = example(), back;
+    s.scale = (LossScale){0};
+    char *text = state_to_json(&s, &err);
+    assert_non_null(strstr(text, "\"loss_scale\": null"));
+    assert_true(file_replace(p.path, text, strlen(text), &err));
+    assert_true(state_read(&back, p.path, &err));
+    assert_true(back.scale.factor == 0);
+    free(text);
     place_free(&p);
 }
 
@@ -95,6 +113,11 @@ static void a_missing_or_foreign_member_is_one_clear_error(void **state)
         {"\"resumable\": true",              "\"resumed\": true"                  },
         {"0123456789abcdef0123456789abcdef", "x0123456789abcdef0123456789abcdefx" },
         {"\"max_steps\": 40",                "\"max_steps\": 99999999999999999999"},
+        {"\"loss_scale\": 32768.0",          "\"loss_scale\": 30000.0"            },
+        {"\"loss_scale\": 32768.0",          "\"loss_scale\": 0.5"                },
+        {"\"loss_scale\": 32768.0",          "\"loss_scale\": -2.0"               },
+        {"\"loss_scale\": 32768.0",          "\"loss_scale\": 33554432.0"         },
+        {"\"overflowed_updates\": 2",        "\"overflowed_updates\": -2"         },
     };
     for (size_t i = 0; i < sizeof edits / sizeof edits[0]; i++) {
         char edited[4096];
@@ -115,6 +138,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_written_comes_back),
+        cmocka_unit_test(a_run_without_a_loss_scale_has_none),
         cmocka_unit_test(a_missing_or_foreign_member_is_one_clear_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
