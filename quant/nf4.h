@@ -63,16 +63,6 @@ typedef struct QuantHost {
 bool quant_encode(QuantHost *out, const float *values, int64_t count, const QuantOptions *options, Err *err) MUST_USE;
 
 /*
- * The same bytes made on the device, where the backend can (CUDA): weights go up in runs as they are stored. A run starts
- * with a block and ends with one, or with the matrix; `values` (n) f32, bf16 or f16 on the device are elements first ..
- * of it. `absmax` (nb) f32 on the device keeps them until the end, which brings them into m; `host` is needed there as above, but for
- * its codes. The fault is the one above.
- */
-bool quant_encodes_on_device(const Backend *be);
-void quant_encode_run(Backend *be, const QuantMatrix *m, const Tensor *absmax, int64_t first, const Tensor *values);
-bool quant_encode_finish(Backend *be, QuantMatrix *m, const Tensor *absmax, QuantHost *host, Err *err) MUST_USE;
-
-/*
  * The first half of the same on the device, for a run of whole blocks of a matrix: codes and f32 absmax, bit for bit what
  * quant_encode finds. What is not finite is marked, not refused: bad[0] becomes the smallest `first` + index, if that is
  * below what it holds.

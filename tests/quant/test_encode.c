@@ -12,7 +12,7 @@ static Tensor vector(DType dtype, int64_t n)
 /* Normal values of very different sizes: zeros, subnormals, blocks near the largest number. */
 static float value_of(int64_t i, int block)
 {
-    static const float scales[] = {1.0f, 0.02f, 0.0f, 1e-37f, 1e-41f, 1e37f, 3e-39f};
+    static const float scales[] = {1.0f, 0.02f, 0.0f, 1e-37f, 1e-41f, 5e37f, 3e-39f};
     const float scale = scales[i / block % (int64_t)ARRAY_COUNT(scales)];
     const float x = rng_normal((RngKey){.seed = 3, .purpose = RNG_TEST}, (uint64_t)i);
     return i % 13 == 0 ? -0.0f : scale * x;
@@ -81,8 +81,8 @@ static void check(Backend *be, int64_t count, const QuantOptions *options, int64
 static void every_byte_equals_the_host(void **state)
 {
     (void)state;
-    static const int blocks[] = {32, 64, 128, 4096};
-    static const int64_t counts[] = {1, 31, 64, 65, 1000, 4097, 12289};
+    static const int blocks[] = {32, 64, 128, 256, 1024, 2048, 4096};
+    static const int64_t counts[] = {1, 31, 64, 66, 1003, 4097, 12289};
     Backend *be = kernel_backend(2, false);
     for (size_t b = 0; b < 2 * ARRAY_COUNT(blocks); b++) {
         const QuantOptions options = {b % 2 ? QUANT_FP4 : QUANT_NF4, blocks[b / 2], false};
@@ -90,6 +90,19 @@ static void every_byte_equals_the_host(void **state)
             check(be, counts[c], &options, counts[c]);
             check(be, counts[c], &options, 3 * options.block);
         }
+    }
+    kernel_close(be);
+}
+
+/* More blocks than run at once: each takes several rounds. */
+static void a_large_matrix_is_encoded_in_one_run(void **state)
+{
+    (void)state;
+    static const int blocks[] = {64, 512, 4096};
+    Backend *be = kernel_backend(2, false);
+    for (size_t b = 0; b < ARRAY_COUNT(blocks); b++) {
+        const QuantOptions options = {QUANT_NF4, blocks[b], false};
+        check(be, 150001, &options, 150001);
     }
     kernel_close(be);
 }
@@ -121,6 +134,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_byte_equals_the_host),
+        cmocka_unit_test(a_large_matrix_is_encoded_in_one_run),
         cmocka_unit_test(the_first_value_that_is_not_finite_is_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
