@@ -1,6 +1,7 @@
 /*
- * dropout.cu - dropout with the masks of lora/dropout.c. A thread takes the eight elements of one Philox block: 16 bits
- * each decide. An element is read once and written once; with 16-bit elements the eight are one 16-byte access.
+ * dropout.cu - dropout with the masks of lora/dropout.c. A thread takes 16 bytes: the eight elements that one Philox block
+ * decides, 16 bits each, or of f32 half of them, so that neighbours touch neighbouring bytes and a block is made twice.
+ * An element is read once and written once.
  */
 #include "backend/cuda_philox.cuh"
 #include "backend/cuda_vector.cuh"
@@ -19,21 +20,29 @@ __device__ __forceinline__ bool dropped(const Rng4 &words, int element, uint32_t
     return (words.word[element / 2] >> (element % 2 * 16) & 0xffffu) < threshold;
 }
 
-/* Rows are whole blocks and lie on packs of N: N = 8 for 16-bit elements, 4 for f32. */
-template <class T, int N>
-static __global__ void dropout_packs_kernel(Rows<T> out, Rows<const T> in, DeviceMask m, PackGrid blocks)
+/* Words of the N elements from `element` on, first of all the eight of a block or one of its halves. */
+template <int N> __device__ __forceinline__ Rng4 pack_words(const Rng4 &sub, int64_t element)
 {
-    for (int64_t i = thread_first(); i < blocks.count; i += thread_step()) {
-        const PackPlace at = pack_place<BLOCK_ELEMENTS>(blocks, i);
-        const Rng4 words = philox_block(m.sub, static_cast<uint64_t>(i));
-#pragma unroll
-        for (int first = 0; first < BLOCK_ELEMENTS; first += N) {
-            float x[N];
-            pack_load<N>(x, in.at(at.row, at.col + first));
-            for (int k = 0; k < N; k++)
-                x[k] = dropped(words, first + k, m.threshold) ? 0.0f : __fmul_rn(x[k], m.keep);
-            pack_store<N>(out.at(at.row, at.col + first), x);
-        }
+    Rng4 words = philox_block(sub, static_cast<uint64_t>(element / BLOCK_ELEMENTS));
+    if (N < BLOCK_ELEMENTS && element % BLOCK_ELEMENTS != 0) {
+        words.word[0] = words.word[2];
+        words.word[1] = words.word[3];
+    }
+    return words;
+}
+
+/* Rows are whole packs of N: N = 8 for 16-bit elements, 4 for f32. */
+template <class T, int N>
+static __global__ void dropout_packs_kernel(Rows<T> out, Rows<const T> in, DeviceMask m, PackGrid packs)
+{
+    for (int64_t i = thread_first(); i < packs.count; i += thread_step()) {
+        const PackPlace at = pack_place<N>(packs, i);
+        const Rng4 words = pack_words<N>(m.sub, i * N);
+        float x[N];
+        pack_load<N>(x, in.at(at.row, at.col));
+        for (int k = 0; k < N; k++)
+            x[k] = dropped(words, k, m.threshold) ? 0.0f : __fmul_rn(x[k], m.keep);
+        pack_store<N>(out.at(at.row, at.col), x);
     }
 }
 
@@ -62,11 +71,12 @@ static void dropout_cuda(Backend *be, const Tensor *out, const Tensor *in, const
     cuda_typed(in->dtype, [&](auto element) {
         typedef decltype(element) T;
         constexpr int N = cuda_pack<T>;
-        const unsigned grid = cuda_thread_blocks(be, ceil_div(count, BLOCK_ELEMENTS), THREADS);
-        if (cols % BLOCK_ELEMENTS == 0 && cuda_packed(out, N) && cuda_packed(in, N)) {
-            CUDA_LAUNCH(be, (dropout_packs_kernel<T, N>), grid, THREADS, 0, cuda_rows<T>(out), cuda_rows<const T>(in),
-                        mask, pack_grid(rows, cols, BLOCK_ELEMENTS));
+        if (cols % N == 0 && cuda_packed(out, N) && cuda_packed(in, N)) {
+            const PackGrid packs = pack_grid(rows, cols, N);
+            CUDA_LAUNCH(be, (dropout_packs_kernel<T, N>), cuda_thread_blocks(be, packs.count, THREADS), THREADS, 0,
+                        cuda_rows<T>(out), cuda_rows<const T>(in), mask, packs);
         } else {
+            const unsigned grid = cuda_thread_blocks(be, ceil_div(count, BLOCK_ELEMENTS), THREADS);
             CUDA_LAUNCH(be, (dropout_elements_kernel<T>), grid, THREADS, 0, cuda_rows<T>(out), cuda_rows<const T>(in),
                         mask, cols, count);
         }

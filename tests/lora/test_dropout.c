@@ -18,11 +18,15 @@ static Tensor ones(DType dtype, int64_t cols, int64_t stride)
 }
 
 /* Element e is decided by 16 bits: half e % 2 of word e / 2 % 4 of block e / 8. */
-static bool kept_by_key(int64_t element, float p, RngKey k)
+static uint32_t half_of(int64_t element, RngKey k)
 {
     const Rng4 words = rng_block(k, (uint64_t)element / 8);
-    const uint32_t half = words.word[element % 8 / 2] >> (element % 2 * 16) & 0xffffu;
-    return half >= (uint32_t)lrintf(p * 65536.0f);
+    return words.word[element % 8 / 2] >> (element % 2 * 16) & 0xffffu;
+}
+
+static bool kept_by_key(int64_t element, float p, RngKey k)
+{
+    return half_of(element, k) >= (uint32_t)lrintf(p * 65536.0f);
 }
 
 static void kept_elements_are_scaled_and_the_share_is_right(void **state)
@@ -57,6 +61,7 @@ static void the_mask_is_a_function_of_the_key_alone(void **state)
         {96,   96    },
         {96,   STRIDE},
         {96,   101   },
+        {92,   96    },
         {7,    7     },
         {1,    3     }
     };
@@ -77,6 +82,23 @@ static void the_mask_is_a_function_of_the_key_alone(void **state)
         kernel_check_guards(&out);
         kernel_free(&in);
         kernel_free(&out);
+    }
+    kernel_close(be);
+}
+
+/* A share is a number of 65,536ths: as many values of the 16 bits drop an element, from 0 on. */
+static void an_element_at_the_threshold_is_kept(void **state)
+{
+    (void)state;
+    Backend *be = kernel_backend(0, false);
+    for (int64_t i = 0; i < 16; i++) {
+        const float at = (float)half_of(i, key) / 65536.0f, above = at + 1.0f / 65536.0f;
+        const Tensor a = ones(DTYPE_F32, COLS, COLS), b = ones(DTYPE_F32, COLS, COLS);
+        lora_dropout(be, &a, &a, at, key);
+        lora_dropout(be, &b, &b, above, key);
+        assert_true(kernel_at(&a, 0, i) != 0 && kernel_at(&b, 0, i) == 0);
+        kernel_free(&a);
+        kernel_free(&b);
     }
     kernel_close(be);
 }
@@ -107,6 +129,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kept_elements_are_scaled_and_the_share_is_right),
         cmocka_unit_test(the_mask_is_a_function_of_the_key_alone),
+        cmocka_unit_test(an_element_at_the_threshold_is_kept),
         cmocka_unit_test(another_step_draws_another_mask),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
