@@ -86,11 +86,14 @@ template <class T, int HEAD> struct QueryTile {
     static constexpr size_t bytes = size_t(2 * queries * pitch_of<HEAD> + 3 * block) * 2;
 };
 
-/* Scores and dp of visible pairs become ds; rows are queries. Pairs that are not visible have 0. */
+/*
+ * Scores and dp of visible pairs become ds; rows are queries. Pairs that are not visible have 0. `shift` and `delta` are
+ * the head's: read again for every block, since no register is free to keep them.
+ */
 template <class Score, int MT, int NT>
 __device__ __forceinline__ void query_weights(float (&s)[MT][NT][4], const float (&dp)[MT][NT][4],
-                                              const AttentionShape &a, const float (&shift)[MT][2],
-                                              const float (&delta)[MT][2], int row, int key0, bool edge)
+                                              const AttentionShape &a, const float *shift, const float *delta, int row,
+                                              int key0, bool edge)
 {
     const int lane = threadIdx.x % WARP_SIZE;
 #pragma unroll
@@ -98,13 +101,14 @@ __device__ __forceinline__ void query_weights(float (&s)[MT][NT][4], const float
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             const int query = row + 16 * m + 8 * h + lane / 4, low = edge ? first_key(a, query) : 0;
+            const float minus_lse = shift[query], mean = delta[query];
 #pragma unroll
             for (int i = 0; i < 2 * NT; i++) {
                 const int key = key0 + 8 * (i / 2) + lane % 4 * 2 + i % 2;
                 float &score = s[m][i / 2][2 * h + i % 2];
-                const float value = Score::value(score), p = ex2(fmaf(value, a.factor, shift[m][h]));
+                const float value = Score::value(score), p = ex2(fmaf(value, a.factor, minus_lse));
                 const bool hidden = edge && (key > query || key < low);
-                score = hidden ? 0.0f : p * (dp[m][i / 2][2 * h + i % 2] - delta[m][h]) * Score::slope(value);
+                score = hidden ? 0.0f : p * (dp[m][i / 2][2 * h + i % 2] - mean) * Score::slope(value);
             }
         }
     }
@@ -133,19 +137,13 @@ static __global__ void __launch_bounds__(BLOCK, 2)
     cp_async_commit();
 
     /* rows of this warp, and the first keys that some and that all of them see */
-    const int local = int(threadIdx.x) / WARP_SIZE * 16 * MT, row = first + local, last = min(row + 16 * MT, a.n) - 1;
-    const int some = first_key(a, row), all = first_key(a, last);
-    float shift[MT][2], delta[MT][2], dq[MT][HEAD / 8][4];
-#pragma unroll
-    for (int i = 0; i < 2 * MT; i++) {
-        const int64_t at = head * st.pitch + row + 8 * i + threadIdx.x % WARP_SIZE / 4;
-        shift[i / 2][i % 2] = st.shift[at];
-        delta[i / 2][i % 2] = st.delta[at];
-    }
+    const int local = int(threadIdx.x) / WARP_SIZE * 16 * MT, row = first + local;
+    const int some = first_key(a, row), all = first_key(a, row + 16 * MT - 1);
+    float dq[MT][HEAD / 8][4];
     set_zero(dq);
     int now = 0;
     for (int key0 = begin; key0 < end; key0 += KEYS, now ^= 1) {
-        const bool seen = key0 <= last && key0 + KEYS > some && row < a.n, more = key0 + KEYS < end;
+        const bool seen = key0 < row + 16 * MT && key0 + KEYS > some && row < a.n, more = key0 + KEYS < end;
         uint32_t ds[MT][KEYS / 16][4];
         cp_async_wait<0>();
         __syncthreads(); /* this block is here, and nobody needs the keys before */
@@ -159,7 +157,8 @@ static __global__ void __launch_bounds__(BLOCK, 2)
             set_zero(dp);
             product_over_head<HEAD, MT, KEYS / 16>(s, queries, local, keys + now * Tile::block);
             product_over_head<HEAD, MT, KEYS / 16>(dp, douts, local, values);
-            query_weights<Score>(s, dp, a, shift, delta, row, key0, key0 + KEYS > row + 1 || all > key0);
+            query_weights<Score>(s, dp, a, st.shift + head * st.pitch, st.delta + head * st.pitch, row, key0,
+                                 key0 + KEYS > row + 1 || all > key0);
             as_operand<T>(ds, s);
         }
         __syncthreads(); /* nobody needs the values any more */
@@ -302,8 +301,8 @@ static __global__ void __launch_bounds__(BLOCK, 2)
     cp_async_commit();
 
     /* keys of this warp, and where the queries end that see some and that see all of them */
-    const int local = int(threadIdx.x) / WARP_SIZE * 16 * MT, row = first + local, last = min(row + 16 * MT, a.n) - 1;
-    const int some = end_query(a, last), all = end_query(a, row);
+    const int local = int(threadIdx.x) / WARP_SIZE * 16 * MT, row = first + local;
+    const int some = end_query(a, row + 16 * MT - 1), all = end_query(a, row);
     KeySums<HEAD, PARTS, MT> sums;
     set_zero(sums.dk);
     set_zero(sums.dv);
@@ -318,7 +317,7 @@ static __global__ void __launch_bounds__(BLOCK, 2)
         if (query0 + QUERIES > row && query0 < some && row < a.n) {
             add_queries<HEAD, PARTS, Score, QUERIES>(sums, a, keys, values, local, row, stage, query0,
                                                      st.shift + head * st.pitch, st.delta + head * st.pitch,
-                                                     query0 < last || query0 + QUERIES > all);
+                                                     query0 < row + 16 * MT - 1 || query0 + QUERIES > all);
         }
         head = next_head;
         query0 = next_query0;

@@ -182,8 +182,8 @@ static __global__ void __launch_bounds__(BLOCK, 2)
     cp_async_commit();
 
     /* rows of this warp, and the first keys that some and that all of them see */
-    const int local = int(threadIdx.x) / WARP_SIZE * 16 * MT, row = first + local, last = min(row + 16 * MT, a.n) - 1;
-    const int some = first_key(a, row), all = first_key(a, last);
+    const int local = int(threadIdx.x) / WARP_SIZE * 16 * MT, row = first + local;
+    const int some = first_key(a, row), all = first_key(a, row + 16 * MT - 1);
     Softmax<MT> rows;
     softmax_begin(rows);
     float o[MT][HEAD / 8][4];
@@ -194,7 +194,7 @@ static __global__ void __launch_bounds__(BLOCK, 2)
         __syncthreads(); /* this block is here, and nobody needs the one before */
         if (key0 + KEYS < end) load_keys(stages + (now ^ 1) * Tile::stage, key0 + KEYS);
         cp_async_commit();
-        if (key0 <= last && key0 + KEYS > some && row < a.n)
+        if (key0 < row + 16 * MT && key0 + KEYS > some && row < a.n)
             add_block<HEAD, Score, MT, KEYS>(o, rows, a, queries, local, row, stages + now * Tile::stage, key0,
                                              key0 + KEYS > row + 1 || all > key0);
     }
