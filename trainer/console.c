@@ -76,12 +76,19 @@ void console_evaluation(const Trainer *t, const EvalMetrics *m)
              t->state.has_best && t->state.best_step == m->step && m->step > 0 ? ", the best so far" : "");
 }
 
+/* Measured beside what the plan foretold. */
 void console_summary(const Trainer *t)
 {
-    char time[32];
+    char time[32], rate[32] = "", host[80] = "";
+    const Plan *p = &t->plan;
     duration(time, sizeof time, process_seconds() - t->started_at);
-    log_info("%" PRId64 " updates in %s, %.0f tok/s, peak memory %.2f GB (planned %.2f GB)",
+    if (p->time.total > 0) snprintf(rate, sizeof rate, " (planned %.0f)", step_tokens_per_second(&p->time));
+    if (p->host_memory_bytes > 0) {
+        snprintf(host, sizeof host, ", of the host %.2f GB (planned %.2f GB)", (double)process_peak_bytes() / 1e9,
+                 (double)p->host_memory_bytes / 1e9);
+    }
+    log_info("%" PRId64 " updates in %s, %.0f tok/s%s, peak memory %.2f GB (planned %.2f GB)%s",
              t->state.step - t->started_step, time,
-             t->trained_seconds > 0 ? (double)t->trained_tokens_now / t->trained_seconds : 0,
-             (double)process_peak_bytes() / 1e9, (double)t->plan.peak_memory_bytes / 1e9);
+             t->trained_seconds > 0 ? (double)t->trained_tokens_now / t->trained_seconds : 0, rate,
+             (double)t->device_peak / 1e9, (double)p->peak_memory_bytes / 1e9, host);
 }

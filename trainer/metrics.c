@@ -85,6 +85,7 @@ bool metrics_update(MetricsLog *log, const UpdateMetrics *m, Err *err)
     put_real(&l, "tokens_per_second", m->seconds > 0 ? (double)m->tokens / m->seconds : 0);
     put_real(&l, "seconds", m->seconds);
     put_count(&l, "peak_memory_bytes", (int64_t)m->peak_memory_bytes);
+    put_count(&l, "host_memory_bytes", (int64_t)m->host_memory_bytes);
     put(&l, ", \"applied\": %s", r->applied ? "true" : "false");
     put_real(&l, "loss_scale", m->loss_scale);
     put_count(&l, "overflowed_updates", m->overflows);

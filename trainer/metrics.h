@@ -2,7 +2,8 @@
  * metrics.h - output_dir/metrics.jsonl: one object an update, one an evaluation; the source of truth for every curve.
  *
  * Update: step (from 1), epoch, loss (mean over the update's trained tokens), learning_rate, grad_norm (before
- * clipping), tokens (all that went through), trained_tokens, tokens_per_second, seconds, peak_memory_bytes, time (UTC),
+ * clipping), tokens (all that went through), trained_tokens, tokens_per_second, seconds, peak_memory_bytes (of the
+ * device: on a card of all its processes), host_memory_bytes (of this process), time (UTC),
  * applied (false: withheld, weights unchanged), loss_scale (fp16: what gradients were multiplied with on the way, else 1;
  * grad_norm is without it), overflowed_updates (of the run so far: withheld because of it), and how often each clamp acted: norm_clipped, percentile_clipped (0 or
  * 1), value_clipped, variance_floored, variance_capped (elements), rms_clipped (tensors). Evaluation: step, eval_loss,
@@ -23,7 +24,7 @@ typedef struct UpdateMetrics {
     int64_t overflows;
     int64_t tokens, trained_tokens;
     double seconds;
-    uint64_t peak_memory_bytes;
+    uint64_t peak_memory_bytes, host_memory_bytes;
 } UpdateMetrics;
 
 typedef struct EvalMetrics {

@@ -8,9 +8,9 @@ enum {
     LOSS_ROWS = 256,         /* of logits at once: fewer read the table of the head more often than products hide */
     KEEP_FREE_PERCENT = 2,   /* of the card: other small users of it, and what the driver rounds */
     STAGING_HOST = 24 << 20, /* two copy buffers of 4 MiB and the small arrays of one launch (backend/cuda.h) */
-    STAGING_DEVICE = 16 << 20,
-    DRIVER_BYTES = 400 << 20, /* of the driver and cuBLAS in the process; unmeasured */
-    ROWS_MAX = 1 << 20,       /* no more tokens or rows are asked for */
+    STAGING_DEVICE = (16 << 20) + (64 << 10), /* the same, and what a launch adds up in (backend/cuda.h) */
+    DRIVER_BYTES = 400 << 20,                 /* of the driver and cuBLAS in the process; unmeasured */
+    ROWS_MAX = 1 << 20,                       /* no more tokens or rows are asked for */
 };
 
 /* ---- the session ---- */

@@ -47,6 +47,14 @@ static bool open_inputs(Trainer *t, Err *err)
            (!evaluation || batch_cursor_create(&t->eval_cursor, evaluation, s->settings.micro_rows, err));
 }
 
+void run_watch_memory(Trainer *t)
+{
+    const Backend *be = t->session.backend;
+    const BackendMemory m = backend_memory(be);
+    const uint64_t now = backend_kind(be) == BACKEND_CPU ? process_peak_bytes() : m.total - m.free;
+    if (now > t->device_peak) t->device_peak = now;
+}
+
 static bool make_plan(Trainer *t, Err *err)
 {
     const Settings *s = &t->session.settings;
@@ -231,7 +239,8 @@ bool run_train(const Config *config, const RunOptions *options, RunReport *repor
 fail:
     report->last_step = t->state.step;
     report->stopped_early = t->state.stopped_early;
-    report->peak_memory_bytes = process_peak_bytes();
+    if (t->session.backend) run_watch_memory(t);
+    report->peak_memory_bytes = t->device_peak;
     mem_free(checkpoint);
     trainer_close(t);
     mem_free(t);

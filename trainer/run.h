@@ -26,7 +26,7 @@ typedef struct RunReport {
     bool stopped_early;
     double loss;                   /* of the last update */
     uint64_t planned_peak_bytes;   /* of the plan */
-    uint64_t peak_memory_bytes;    /* of this process */
+    uint64_t peak_memory_bytes;    /* of the device: run_watch_memory */
     uint64_t allocations_in_steps; /* by updates after the first one of this call; 0 is the promise */
     int64_t saves, failed_saves;
     int64_t withheld; /* updates of this call that changed nothing */

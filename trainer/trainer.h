@@ -38,10 +38,15 @@ typedef struct Trainer {
     int64_t micro_batches;  /* of this call */
     double trained_seconds; /* inside updates */
     int64_t trained_tokens_now;
-    bool gave_up;      /* the watchdog stopped the run */
-    char trouble[768]; /* what it saw last */
+    uint64_t device_peak; /* run_watch_memory */
+    bool gave_up;         /* the watchdog stopped the run */
+    char trouble[768];    /* what it saw last */
     bool log_failed, board_failed;
 } Trainer;
+
+/* run.c: notes what the device holds now. On a card that is what all processes hold together, as nvidia-smi shows it; on
+ * the CPU it is this process's resident peak. */
+void run_watch_memory(Trainer *t);
 
 /* update.c: one update. *interrupted: a signal came between micro-batches and nothing was changed. */
 bool update_run(Trainer *t, UpdateMetrics *out, bool *interrupted, Err *err) MUST_USE;

@@ -173,7 +173,9 @@ bool update_run(Trainer *t, UpdateMetrics *out, bool *interrupted, Err *err)
     m.epoch = t->state.epoch;
     m.overflows = t->state.scale.overflows;
     m.seconds = process_seconds() - start;
-    m.peak_memory_bytes = process_peak_bytes();
+    run_watch_memory(t);
+    m.peak_memory_bytes = t->device_peak;
+    m.host_memory_bytes = process_peak_bytes();
     t->state.has_loss = isfinite(m.loss);
     if (t->state.has_loss) t->state.loss = m.loss;
     if (!m.report.applied && !m.overflowed) tell_withheld(t, rows, &m);

@@ -2,27 +2,7 @@
  * What a failing device leaves: one clear end, whole checkpoints, and a run that goes on as if nothing had been. The
  * faults are made by the emulation (tests/support/cuda/emulation.h); on a real device there is nothing to run.
  */
-#include "tests/e2e/scene.h"
-
-static Scene scene;
-static Outcome straight;
-
-static int open_scene(void **state)
-{
-    (void)state;
-    scene_open(&scene);
-    scene_train(&scene, NULL, NULL, 0);
-    outcome_read(&straight, &scene);
-    return 0;
-}
-
-static int close_scene(void **state)
-{
-    (void)state;
-    outcome_free(&straight);
-    scene_close(&scene);
-    return 0;
-}
+#include "tests/e2e/straight.h"
 
 /* The last line that is an error of the program; empty when there is none. */
 static void last_error(char out[1024])
@@ -62,10 +42,7 @@ static int survive(long nth, int code, bool once)
         fail_msg("status %d with QLORA_CUDA_FAULT=%s: %s", status, fault, error);
     }
     scene_train(&scene, NULL, NULL, 0);
-    Outcome again;
-    outcome_read(&again, &scene);
-    outcome_equal(&straight, &again);
-    outcome_free(&again);
+    assert_as_straight();
     return status;
 }
 
@@ -91,32 +68,30 @@ static void any_call_may_lack_memory_once(void **state)
         survive(nth, 2, true);
 }
 
-static void without_cublas_the_run_ends_with_one_line(void **state)
+/* A run with that variable of the emulation set ends with `status` and one line that has `words`. */
+static void assert_refused(const char *variable, const char *value, int status, const char *words)
 {
-    (void)state;
     char error[1024];
     scene_forget_run(&scene);
     remove(scene.log);
-    assert_int_equal(setenv("QLORA_CUDA_BLAS", "missing", 1), 0);
+    assert_int_equal(setenv(variable, value, 1), 0);
     const ChildResult r = child_train(scene.config, NULL, NULL, scene.log);
-    assert_int_equal(unsetenv("QLORA_CUDA_BLAS"), 0);
+    assert_int_equal(unsetenv(variable), 0);
     last_error(error);
-    assert_int_equal(r.status, 6);
-    assert_non_null(strstr(error, "cuBLAS could not be loaded"));
+    assert_int_equal(r.status, status);
+    assert_non_null(strstr(error, words));
+}
+
+static void without_cublas_the_run_ends_with_one_line(void **state)
+{
+    (void)state;
+    assert_refused("QLORA_CUDA_BLAS", "missing", 6, "cuBLAS could not be loaded");
 }
 
 static void too_little_device_memory_is_refused_before_training(void **state)
 {
     (void)state;
-    char error[1024];
-    scene_forget_run(&scene);
-    remove(scene.log);
-    assert_int_equal(setenv("QLORA_CUDA_MEMORY", "30000000", 1), 0);
-    const ChildResult r = child_train(scene.config, NULL, NULL, scene.log);
-    assert_int_equal(unsetenv("QLORA_CUDA_MEMORY"), 0);
-    last_error(error);
-    assert_int_equal(r.status, 5);
-    assert_non_null(strstr(error, "memory"));
+    assert_refused("QLORA_CUDA_MEMORY", "30000000", 5, "memory");
 }
 
 int main(void)
@@ -131,5 +106,5 @@ int main(void)
         cmocka_unit_test(any_call_may_fail_for_ever),
         cmocka_unit_test(any_call_may_lack_memory_once),
     };
-    return cmocka_run_group_tests(tests, open_scene, close_scene);
+    return cmocka_run_group_tests(tests, open_straight, close_straight);
 }

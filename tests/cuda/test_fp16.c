@@ -19,20 +19,6 @@ static int close_scene(void **state)
     return 0;
 }
 
-static void run(const char *const *overrides, const ChildFault *fault, int status)
-{
-    scene_train(&scene, overrides, fault, status);
-}
-
-static Outcome run_anew(const char *const *overrides, const ChildFault *fault)
-{
-    Outcome o;
-    scene_forget_run(&scene);
-    run(overrides, fault, 0);
-    outcome_read(&o, &scene);
-    return o;
-}
-
 /* What metrics.jsonl says of the scale at each update. */
 typedef struct Scales {
     double factor[SCENE_STEPS + 1];
@@ -87,11 +73,11 @@ static double distance(const Outcome *a, const Outcome *b)
 static void twenty_updates_are_closer_to_f32_than_those_of_bf16(void **state)
 {
     (void)state;
-    Outcome exact = run_anew(NULL, NULL);
+    Outcome exact = scene_run(&scene, NULL, NULL);
     const Scales none = scales_read();
-    Outcome half = run_anew(fp16, NULL);
+    Outcome half = scene_run(&scene, fp16, NULL);
     const Scales scaled = scales_read();
-    Outcome wide = run_anew((const char *const[]){"bnb_4bit_compute_dtype=bf16", NULL}, NULL);
+    Outcome wide = scene_run(&scene, (const char *const[]){"bnb_4bit_compute_dtype=bf16", NULL}, NULL);
     const double error = distance(&half, &exact), usual = distance(&wide, &exact);
     if (!(error <= 1e-3) || !(error <= usual)) fail_msg("fp16 is off by %g, bf16 by %g", error, usual);
     for (int step = 1; step <= SCENE_STEPS; step++) {
@@ -109,7 +95,7 @@ static const ChildFault huge = {.first_loss_scale = 0x1p24};
 static void an_overflow_halves_the_scale_and_the_run_goes_on(void **state)
 {
     (void)state;
-    Outcome o = run_anew(fp16, &huge);
+    Outcome o = scene_run(&scene, fp16, &huge);
     const Scales s = scales_read();
     int left_out = 0;
     double factor = 0x1p24;
@@ -135,16 +121,17 @@ static void an_overflow_halves_the_scale_and_the_run_goes_on(void **state)
 static void a_resume_with_a_moving_scale_changes_no_bit(void **state)
 {
     (void)state;
-    Outcome straight = run_anew(fp16, &huge);
+    Outcome straight = scene_run(&scene, fp16, &huge);
     const Scales want = scales_read();
     static const int64_t places[] = {3, 8, 21}; /* micro-batches; two an update */
     for (size_t i = 0; i < ARRAY_COUNT(places); i++) {
         ChildFault stop = huge;
         stop.interrupt_after = places[i];
         scene_forget_run(&scene);
-        run(fp16, &stop, 75);
+        scene_train(&scene, fp16, &stop, 75);
         Outcome again;
-        run(fp16, NULL, 0); /* the scale is the checkpoint's, or this run would begin with another one */
+        /* the scale is the checkpoint's, or this run would begin with another one */
+        scene_train(&scene, fp16, NULL, 0);
         outcome_read(&again, &scene);
         const Scales got = scales_read();
         outcome_equal(&straight, &again);
@@ -161,10 +148,10 @@ static void cards_without_bf16_train_in_fp16_by_default(void **state)
     (void)state;
     if (!getenv("QLORA_CUDA_EMULATED")) skip();
     static const char *const asked[] = {"bnb_4bit_compute_dtype=auto", "bnb_4bit_compute_dtype=bf16"};
-    Outcome chosen = run_anew(fp16, NULL);
+    Outcome chosen = scene_run(&scene, fp16, NULL);
     assert_int_equal(setenv("QLORA_CUDA_CAPABILITY", "7.5", 1), 0);
     for (size_t i = 0; i < ARRAY_COUNT(asked); i++) {
-        Outcome o = run_anew((const char *const[]){asked[i], NULL}, NULL);
+        Outcome o = scene_run(&scene, (const char *const[]){asked[i], NULL}, NULL);
         const Scales s = scales_read();
         assert_true(s.factor[1] == 65536);
         assert_true(distance(&o, &chosen) < 1e-3);
@@ -208,7 +195,7 @@ static void weights_beyond_fp16_are_refused_by_name(void **state)
     for (size_t i = 0; i < ARRAY_COUNT(names); i++) {
         const float before = patch(names[i], -65520.0f);
         scene_forget_run(&scene);
-        run(fp16, NULL, 4);
+        scene_train(&scene, fp16, NULL, 4);
         Err err = {0};
         char *text = NULL;
         size_t n = 0;
@@ -220,7 +207,7 @@ static void weights_beyond_fp16_are_refused_by_name(void **state)
         mem_free(text);
         (void)patch(names[i], 65519.0f); /* rounds to 65504 */
         scene_forget_run(&scene);
-        run((const char *const[]){"bnb_4bit_compute_dtype=fp16", "max_steps=1", NULL}, NULL, 0);
+        scene_train(&scene, (const char *const[]){"bnb_4bit_compute_dtype=fp16", "max_steps=1", NULL}, NULL, 0);
         (void)patch(names[i], before);
     }
 }

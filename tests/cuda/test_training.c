@@ -1,35 +1,9 @@
 /* Twenty updates on the CUDA backend against the CPU, and ways to run that must not change a bit of them. */
 #define SCENE_UPDATES 20
-#include "tests/e2e/scene.h"
+#include "tests/e2e/straight.h"
+#include "trainer/device_card.h"
 
-static Scene scene;
-static Outcome straight;
-
-static int open_scene(void **state)
-{
-    (void)state;
-    scene_open(&scene);
-    scene_train(&scene, NULL, NULL, 0);
-    outcome_read(&straight, &scene);
-    return 0;
-}
-
-static int close_scene(void **state)
-{
-    (void)state;
-    outcome_free(&straight);
-    scene_close(&scene);
-    return 0;
-}
-
-static Outcome run_with(const char *const *overrides)
-{
-    Outcome o;
-    scene_forget_run(&scene);
-    scene_train(&scene, overrides, NULL, 0);
-    outcome_read(&o, &scene);
-    return o;
-}
+#include <inttypes.h>
 
 /* Losses and norms of each update; `first` bounds the first one, which is one rounding of one pass, `later` the others. */
 static void assert_close(const Outcome *a, const Outcome *b, double first, double later)
@@ -47,7 +21,7 @@ static void assert_close(const Outcome *a, const Outcome *b, double first, doubl
 static void f32_training_equals_the_cpu_but_for_rounding(void **state)
 {
     (void)state;
-    Outcome cpu = run_with((const char *const[]){"device=cpu", NULL});
+    Outcome cpu = scene_run(&scene, (const char *const[]){"device=cpu", NULL}, NULL);
     assert_close(&straight, &cpu, 2e-6, 1e-4);
     outcome_free(&cpu);
 }
@@ -55,8 +29,8 @@ static void f32_training_equals_the_cpu_but_for_rounding(void **state)
 static void bf16_training_equals_the_cpu_but_for_rounding(void **state)
 {
     (void)state;
-    Outcome cpu = run_with((const char *const[]){"device=cpu", "bnb_4bit_compute_dtype=bf16", NULL});
-    Outcome cuda = run_with((const char *const[]){"bnb_4bit_compute_dtype=bf16", NULL});
+    Outcome cpu = scene_run(&scene, (const char *const[]){"device=cpu", "bnb_4bit_compute_dtype=bf16", NULL}, NULL);
+    Outcome cuda = scene_run(&scene, (const char *const[]){"bnb_4bit_compute_dtype=bf16", NULL}, NULL);
     assert_close(&cuda, &cpu, 2e-3, 2e-2);
     outcome_free(&cpu);
     outcome_free(&cuda);
@@ -65,9 +39,22 @@ static void bf16_training_equals_the_cpu_but_for_rounding(void **state)
 static void resident_states_and_kept_layers_change_no_bit(void **state)
 {
     (void)state;
-    Outcome kept = run_with((const char *const[]){"gradient_checkpointing=false", "optimizer=adamw_8bit", NULL});
+    Outcome kept =
+        scene_run(&scene, (const char *const[]){"gradient_checkpointing=false", "optimizer=adamw_8bit", NULL}, NULL);
     outcome_equal(&straight, &kept);
     outcome_free(&kept);
+}
+
+/* But for the context, which emulated threads do without, and whole pages. */
+static void device_memory_is_what_the_plan_says(void **state)
+{
+    (void)state;
+    if (!getenv("QLORA_CUDA_EMULATED")) skip(); /* other processes may hold memory of a real device */
+    const DeviceCard card = device_card_at(0);
+    const RunReport *r = &straight_run.report;
+    const uint64_t planned = r->planned_peak_bytes - card.context_bytes;
+    if (r->peak_memory_bytes < planned || r->peak_memory_bytes - planned > 32768)
+        fail_msg("%" PRIu64 " bytes in use, planned %" PRIu64, r->peak_memory_bytes, planned);
 }
 
 /* QLORA_TEST_REPEATS: how often; twice in CI. */
@@ -77,7 +64,7 @@ static void repeats_give_equal_bytes(void **state)
     const char *text = getenv("QLORA_TEST_REPEATS");
     const int repeats = text ? atoi(text) : 2;
     for (int i = 1; i < repeats; i++) {
-        Outcome again = run_with(NULL);
+        Outcome again = scene_run(&scene, NULL, NULL);
         outcome_equal(&straight, &again);
         outcome_free(&again);
     }
@@ -88,8 +75,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(f32_training_equals_the_cpu_but_for_rounding),
         cmocka_unit_test(bf16_training_equals_the_cpu_but_for_rounding),
+        cmocka_unit_test(device_memory_is_what_the_plan_says),
         cmocka_unit_test(repeats_give_equal_bytes),
         cmocka_unit_test(resident_states_and_kept_layers_change_no_bit),
     };
-    return cmocka_run_group_tests(tests, open_scene, close_scene);
+    return cmocka_run_group_tests(tests, open_straight, close_straight);
 }

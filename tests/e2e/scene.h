@@ -163,6 +163,16 @@ static inline ChildResult scene_train(const Scene *s, const char *const *overrid
     return r;
 }
 
+/* A new run that must end well, and what it yields. */
+static inline Outcome scene_run(const Scene *s, const char *const *overrides, const ChildFault *fault)
+{
+    Outcome o;
+    scene_forget_run(s);
+    scene_train(s, overrides, fault, 0);
+    outcome_read(&o, s);
+    return o;
+}
+
 /* The soak runs every point; CI so many of them, evenly spread. */
 static inline uint64_t scene_stride(uint64_t points, uint64_t in_ci)
 {

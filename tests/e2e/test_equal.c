@@ -1,42 +1,18 @@
 /* Ways to run that must not change a bit, and ways that must not change more than rounding. */
-#include "tests/e2e/scene.h"
+#include "tests/e2e/straight.h"
 
-static Scene scene;
-static Outcome plain;
-
-static int open_scene(void **state)
+static void nothing_is_allocated_after_the_first_update(void **state)
 {
     (void)state;
-    scene_open(&scene);
-    const ChildResult r = scene_train(&scene, NULL, NULL, 0);
-    assert_int_equal(r.allocations_in_steps, 0);
-    outcome_read(&plain, &scene);
-    return 0;
-}
-
-static int close_scene(void **state)
-{
-    (void)state;
-    outcome_free(&plain);
-    scene_close(&scene);
-    return 0;
-}
-
-static Outcome run_with(const char *const *overrides, const ChildFault *fault)
-{
-    Outcome o;
-    scene_forget_run(&scene);
-    scene_train(&scene, overrides, fault, 0);
-    outcome_read(&o, &scene);
-    return o;
+    assert_int_equal(straight_run.report.allocations_in_steps, 0);
 }
 
 #if !QLORA_TEST_CUDA
 static void a_whole_run_passes_with_arenas_closed_outside_of_operations(void **state)
 {
     (void)state;
-    Outcome o = run_with(NULL, &(ChildFault){.guarded = true});
-    outcome_equal(&plain, &o);
+    Outcome o = scene_run(&scene, NULL, &(ChildFault){.guarded = true});
+    outcome_equal(&straight, &o);
     outcome_free(&o);
 }
 #endif
@@ -47,8 +23,8 @@ static void recompute_policies_give_the_same_bits(void **state)
     static const char *const policies[] = {"gradient_checkpointing=true", "gradient_checkpointing=false",
                                            "gradient_checkpointing=auto"};
     for (size_t i = 0; i < ARRAY_COUNT(policies); i++) {
-        Outcome o = run_with((const char *const[]){policies[i], NULL}, NULL);
-        outcome_equal(&plain, &o);
+        Outcome o = scene_run(&scene, (const char *const[]){policies[i], NULL}, NULL);
+        outcome_equal(&straight, &o);
         outcome_free(&o);
     }
 }
@@ -63,8 +39,8 @@ static void paged_and_resident_states_give_the_same_bits(void **state)
         {"optimizer=paged_adamw_32bit", "optimizer=adamw"     }
     };
     for (size_t i = 0; i < ARRAY_COUNT(pairs); i++) {
-        Outcome a = run_with((const char *const[]){pairs[i].paged, NULL}, NULL);
-        Outcome b = run_with((const char *const[]){pairs[i].resident, NULL}, NULL);
+        Outcome a = scene_run(&scene, (const char *const[]){pairs[i].paged, NULL}, NULL);
+        Outcome b = scene_run(&scene, (const char *const[]){pairs[i].resident, NULL}, NULL);
         outcome_equal(&a, &b);
         outcome_free(&a);
         outcome_free(&b);
@@ -87,12 +63,12 @@ static void assert_close(const Outcome *a, const Outcome *b)
 static void micro_batches_may_be_cut_in_any_way(void **state)
 {
     (void)state;
-    Outcome one =
-        run_with((const char *const[]){QUIET, "micro_batch_size=8", "gradient_accumulation_steps=1", NULL}, NULL);
-    Outcome two =
-        run_with((const char *const[]){QUIET, "micro_batch_size=4", "gradient_accumulation_steps=2", NULL}, NULL);
-    Outcome eight =
-        run_with((const char *const[]){QUIET, "micro_batch_size=1", "gradient_accumulation_steps=8", NULL}, NULL);
+    Outcome one = scene_run(
+        &scene, (const char *const[]){QUIET, "micro_batch_size=8", "gradient_accumulation_steps=1", NULL}, NULL);
+    Outcome two = scene_run(
+        &scene, (const char *const[]){QUIET, "micro_batch_size=4", "gradient_accumulation_steps=2", NULL}, NULL);
+    Outcome eight = scene_run(
+        &scene, (const char *const[]){QUIET, "micro_batch_size=1", "gradient_accumulation_steps=8", NULL}, NULL);
     assert_close(&two, &one);
     assert_close(&eight, &one);
     outcome_free(&one);
@@ -103,6 +79,7 @@ static void micro_batches_may_be_cut_in_any_way(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(nothing_is_allocated_after_the_first_update),
 #if !QLORA_TEST_CUDA /* the emulation closes its memory outside of operations anyway */
         cmocka_unit_test(a_whole_run_passes_with_arenas_closed_outside_of_operations),
 #endif
@@ -110,5 +87,5 @@ int main(void)
         cmocka_unit_test(paged_and_resident_states_give_the_same_bits),
         cmocka_unit_test(micro_batches_may_be_cut_in_any_way),
     };
-    return cmocka_run_group_tests(tests, open_scene, close_scene);
+    return cmocka_run_group_tests(tests, open_straight, close_straight);
 }

@@ -1,30 +1,7 @@
 /* A run whose n-th system call or allocation fails says one clear thing, loses nothing, and can be taken up again. */
-#include "tests/e2e/scene.h"
+#include "tests/e2e/straight.h"
 
 #include <errno.h>
-
-static Scene scene;
-static Outcome straight;
-static uint64_t operations, allocations;
-
-static int open_scene(void **state)
-{
-    (void)state;
-    scene_open(&scene);
-    const ChildResult r = scene_train(&scene, NULL, NULL, 0);
-    operations = r.file_operations;
-    allocations = r.allocations;
-    outcome_read(&straight, &scene);
-    return 0;
-}
-
-static int close_scene(void **state)
-{
-    (void)state;
-    outcome_free(&straight);
-    scene_close(&scene);
-    return 0;
-}
 
 /* Any defined end will do, but no crash; and a run without the fault then ends as if nothing had happened. */
 static void survive(const ChildFault *fault)
@@ -38,18 +15,15 @@ static void survive(const ChildFault *fault)
                  (unsigned long)fault->memory_nth, (unsigned long)fault->disk_bytes);
     }
     scene_train(&scene, NULL, NULL, 0);
-    Outcome again;
-    outcome_read(&again, &scene);
-    outcome_equal(&straight, &again);
-    outcome_free(&again);
+    assert_as_straight();
 }
 
 static void any_failing_file_operation_leaves_a_run_that_can_go_on(void **state)
 {
     (void)state;
     static const int errors[] = {EIO, ENOSPC};
-    const uint64_t stride = scene_stride(operations, 40);
-    for (uint64_t nth = 1; nth <= operations; nth += stride) {
+    const uint64_t stride = scene_stride(straight_run.file_operations, 40);
+    for (uint64_t nth = 1; nth <= straight_run.file_operations; nth += stride) {
         survive(&(ChildFault){.file_operation = "any",
                               .file_nth = nth,
                               .file_error = errors[nth / stride % 2],
@@ -67,8 +41,8 @@ static void a_disk_that_fills_up_at_any_byte_leaves_a_run_that_can_go_on(void **
 static void any_failing_allocation_leaves_a_run_that_can_go_on(void **state)
 {
     (void)state;
-    const uint64_t stride = scene_stride(allocations, 40);
-    for (uint64_t nth = 1; nth <= allocations; nth += stride) {
+    const uint64_t stride = scene_stride(straight_run.allocations, 40);
+    for (uint64_t nth = 1; nth <= straight_run.allocations; nth += stride) {
         survive(&(ChildFault){.memory_nth = nth, .sticky = nth / stride % 2 == 0});
     }
 }
@@ -80,5 +54,5 @@ int main(void)
         cmocka_unit_test(a_disk_that_fills_up_at_any_byte_leaves_a_run_that_can_go_on),
         cmocka_unit_test(any_failing_allocation_leaves_a_run_that_can_go_on),
     };
-    return cmocka_run_group_tests(tests, open_scene, close_scene);
+    return cmocka_run_group_tests(tests, open_straight, close_straight);
 }

@@ -1,33 +1,5 @@
 /* A run that is killed and started again yields the bits of the run that was not. */
-#include "tests/e2e/scene.h"
-
-static Scene scene;
-static Outcome straight;
-
-static int open_scene(void **state)
-{
-    (void)state;
-    scene_open(&scene);
-    scene_train(&scene, NULL, NULL, 0);
-    outcome_read(&straight, &scene);
-    return 0;
-}
-
-static int close_scene(void **state)
-{
-    (void)state;
-    outcome_free(&straight);
-    scene_close(&scene);
-    return 0;
-}
-
-static void assert_as_straight(void)
-{
-    Outcome again;
-    outcome_read(&again, &scene);
-    outcome_equal(&straight, &again);
-    outcome_free(&again);
-}
+#include "tests/e2e/straight.h"
 
 static void two_runs_give_equal_files(void **state)
 {
@@ -126,5 +98,5 @@ int main(void)
         cmocka_unit_test(sigkill_while_resuming_resumes_to_the_bit),
         cmocka_unit_test(a_damaged_checkpoint_is_passed_over),
     };
-    return cmocka_run_group_tests(tests, open_scene, close_scene);
+    return cmocka_run_group_tests(tests, open_straight, close_straight);
 }

@@ -27,14 +27,13 @@ static int train(const char *config_path, const char *const *overrides, const Ch
         count++;
     Err err = {0};
     Config *config = NULL;
-    RunReport report = {0};
     Guard *guard = fault->guarded ? guard_create() : NULL;
     RunOptions options = {.interrupt_after = fault->interrupt_after, .first_loss_scale = fault->first_loss_scale};
     if (guard) options.hooks = guard_hooks(guard);
     const uint64_t operations = file_operation_count(), allocations = mem_alloc_count(); /* of the parent */
     arm(fault);
     const bool ok =
-        config_load(&config, config_path, overrides, count, &err) && run_train(config, &options, &report, &err);
+        config_load(&config, config_path, overrides, count, &err) && run_train(config, &options, &result->report, &err);
     if (!ok) log_err(&err);
     config_free(config);
     if (guard) {
@@ -43,7 +42,6 @@ static int train(const char *config_path, const char *const *overrides, const Ch
     }
     result->file_operations = file_operation_count() - operations;
     result->allocations = mem_alloc_count() - allocations;
-    result->allocations_in_steps = report.allocations_in_steps;
     return ok ? 0 : err_exit_status(err.code);
 }
 

@@ -5,6 +5,8 @@
  */
 #pragma once
 
+#include "trainer/run.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -24,7 +26,7 @@ typedef struct ChildResult {
     int status;               /* exit status; -1: killed by SIGKILL; -2: by another signal */
     uint64_t file_operations; /* only when it was not killed */
     uint64_t allocations;
-    uint64_t allocations_in_steps;
+    RunReport report;
 } ChildResult;
 
 /* Runs `config_path` with the overrides (null-terminated list of "key=value", may be null). Output goes to LOG. */

@@ -53,6 +53,7 @@ static UpdateMetrics update(int64_t step)
         .trained_tokens = 100,
         .seconds = 0.5,
         .peak_memory_bytes = 123456789,
+        .host_memory_bytes = 987654321,
     };
 }
 
@@ -90,6 +91,7 @@ static void numbers_come_back_to_the_bit(void **state)
     assert_int_equal(json_integer_value(json_object_get(o, "tokens")), 512);
     assert_true(json_real_value(json_object_get(o, "tokens_per_second")) == 1024);
     assert_int_equal(json_integer_value(json_object_get(o, "peak_memory_bytes")), 123456789);
+    assert_int_equal(json_integer_value(json_object_get(o, "host_memory_bytes")), 987654321);
     assert_int_equal(json_integer_value(json_object_get(o, "variance_floored")), 7);
     assert_true(json_is_true(json_object_get(o, "applied")));
     assert_true(json_real_value(json_object_get(o, "loss_scale")) == 32768);
