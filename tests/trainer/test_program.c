@@ -463,6 +463,31 @@ static void a_progress_line_says_that_an_update_was_withheld(void **state)
     mem_free(log);
 }
 
+/* With CUDA_VISIBLE_DEVICES empty no machine has a usable card, with a driver or without one. */
+static void without_a_usable_card_cuda_ends_with_one_line_and_auto_takes_the_processor(void **state)
+{
+    (void)state;
+    static const char *const devices[] = {"cuda", "cuda:1"};
+    workspace_write_config("a.yaml", "a", "max_steps: 1\n");
+    assert_int_equal(setenv("CUDA_VISIBLE_DEVICES", "", 1), 0);
+    assert_int_equal(RUN("doctor"), 0);
+    char *report = read_text("out");
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(RUN("train", "a.yaml", "--device", devices[i]), 6);
+        char *log = read_text("log");
+        assert_memory_equal(log, "qlora: ", 7);
+        assert_ptr_equal(strchr(log, '\n'), log + strlen(log) - 1);
+        assert_non_null(strstr(log, "--device cpu"));
+        log[strcspn(log, ";")] = '\0'; /* what is missing, before what to do */
+        assert_non_null(strstr(report, log + 7));
+        mem_free(log);
+    }
+    mem_free(report);
+    assert_int_equal(RUN("train", "a.yaml", "--device", "auto"), 0);
+    assert_int_equal(RUN("train", "a.yaml", "--device", "tpu"), 2);
+    assert_int_equal(unsetenv("CUDA_VISIBLE_DEVICES"), 0);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -483,6 +508,7 @@ int main(void)
         TEST(lengths_are_values_that_the_named_share_of_samples_does_not_exceed),
         TEST(a_progress_line_says_that_an_update_was_withheld),
         TEST(a_run_whose_checkpoints_are_all_damaged_says_that_it_starts_anew),
+        TEST(without_a_usable_card_cuda_ends_with_one_line_and_auto_takes_the_processor),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
