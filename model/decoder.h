@@ -112,7 +112,9 @@ void layer_backward(Model *m, int index, const Pass *p); /* work.dx: in d(out), 
 /* head.c */
 void head_place(Model *m, Arena *scratch);
 double head_loss(Model *m, const Batch *batch, const Tensor *hidden, int64_t update_tokens, bool train);
-void head_logits(Model *m, const Tensor *hidden, float *out); /* every row of hidden (n, C) */
+/* Of every row of hidden (n, C): logits (n, V), or the token that `how` (n) picks from them; host memory. */
+void head_logits(Model *m, const Tensor *hidden, float *out);
+void head_sample(Model *m, const Tensor *hidden, const Sampling *how, int32_t *ids);
 
 /* weights.c */
 void weights_place(Model *m, Arena *weights);

@@ -64,7 +64,8 @@ static Tensor decode(Model *m, int sequence, const int32_t *ids, int count)
     return pass_layers(m, &p, m->spec.layers);
 }
 
-void model_prefill(Model *m, int s, const int32_t *ids, int64_t count, float *logits)
+/* The hidden state (1, C) of the prompt's last token. */
+static Tensor prefill(Model *m, int s, const int32_t *ids, int64_t count)
 {
     CHECK(count > 0 && count <= m->options.cache_tokens && s >= 0 && s < m->options.sequences);
     const int64_t first = count < m->n_max ? count : m->n_max;
@@ -82,14 +83,33 @@ void model_prefill(Model *m, int s, const int32_t *ids, int64_t count, float *lo
     /* A prompt longer than a micro-batch goes on token by token. */
     for (int64_t i = first; i < count; i++)
         hidden = decode(m, s, ids + i, 1);
-    const Tensor last = tensor_slice_rows(&hidden, tensor_rows(&hidden) - 1, 1);
+    return tensor_slice_rows(&hidden, tensor_rows(&hidden) - 1, 1);
+}
+
+void model_prefill(Model *m, int s, const int32_t *ids, int64_t count, float *logits)
+{
+    const Tensor last = prefill(m, s, ids, count);
     head_logits(m, &last, logits);
+}
+
+int32_t model_prefill_sample(Model *m, int s, const int32_t *ids, int64_t count, const Sampling *how)
+{
+    int32_t next;
+    const Tensor last = prefill(m, s, ids, count);
+    head_sample(m, &last, how, &next);
+    return next;
 }
 
 void model_decode(Model *m, const int32_t *ids, int count, float *logits)
 {
     const Tensor hidden = decode(m, 0, ids, count);
     head_logits(m, &hidden, logits);
+}
+
+void model_decode_sample(Model *m, const int32_t *ids, int count, const Sampling *how, int32_t *next)
+{
+    const Tensor hidden = decode(m, 0, ids, count);
+    head_sample(m, &hidden, how, next);
 }
 
 int64_t model_cached(const Model *m, int s)

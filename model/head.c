@@ -112,6 +112,17 @@ double head_loss(Model *m, const Batch *batch, const Tensor *hidden, int64_t upd
     return sum;
 }
 
+void head_sample(Model *m, const Tensor *hidden, const Sampling *how, int32_t *ids)
+{
+    for (int64_t first = 0; first < tensor_rows(hidden); first += m->head.rows) {
+        const int64_t left = tensor_rows(hidden) - first, n = left < m->head.rows ? left : m->head.rows;
+        const Tensor x = tensor_slice_rows(hidden, first, n), to = tensor_slice_flat(&m->head.index, 0, n);
+        const Tensor logits = project(m, &x);
+        sample_rows(m->be, &to, &logits, how + first);
+        backend_download(m->be, ids + first, &to);
+    }
+}
+
 void head_logits(Model *m, const Tensor *hidden, float *out)
 {
     for (int64_t first = 0; first < tensor_rows(hidden); first += m->head.rows) {

@@ -13,6 +13,7 @@
 
 #include "base/batch.h"
 #include "lora/lora.h"
+#include "model/sample.h"
 #include "model/source.h"
 #include "quant/nf4.h"
 
@@ -101,6 +102,9 @@ void model_logits(Model *m, const Batch *batch, int64_t n, float *out);
  * one token to each of the first `count` sequences and yields their logits (count, V). Host memory. */
 void model_prefill(Model *m, int s, const int32_t *ids, int64_t count, float *logits);
 void model_decode(Model *m, const int32_t *ids, int count, float *logits);
+/* The same, but only the next token leaves the device: picked as `how` says, for a step one for each sequence. */
+int32_t model_prefill_sample(Model *m, int s, const int32_t *ids, int64_t count, const Sampling *how);
+void model_decode_sample(Model *m, const int32_t *ids, int count, const Sampling *how, int32_t *next);
 int64_t model_cached(const Model *m, int s);
 
 #ifdef __cplusplus

@@ -10,6 +10,7 @@
 #include "model/attention.h"
 #include "model/embedding.h"
 #include "model/fill.h"
+#include "model/sample_weight.h"
 #include "model/thin.h"
 
 #ifdef __cplusplus
@@ -70,6 +71,10 @@ typedef struct ThinOps {
     void (*forward)(Backend *be, const Thin *t, const Tensor *y, const Tensor *x, float *scratch);
 } ThinOps;
 
+typedef struct SampleOps {
+    void (*rows)(Backend *be, const Tensor *ids, const Tensor *logits, const SampleRow *how); /* how: on the host */
+} SampleOps;
+
 #if QLORA_CUDA
 extern const RmsnormOps rmsnorm_ops_cuda;
 extern const RopeOps rope_ops_cuda;
@@ -80,6 +85,7 @@ extern const RowsOps rows_ops_cuda;
 extern const CrossEntropyOps cross_entropy_ops_cuda;
 extern const FillOps fill_ops_cuda;
 extern const ThinOps thin_ops_cuda;
+extern const SampleOps sample_ops_cuda;
 #endif
 
 #ifdef __cplusplus

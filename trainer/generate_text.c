@@ -4,15 +4,8 @@
 #include "base/rng.h"
 #include "trainer/process.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* One entry of the vocabulary while sampling. */
-typedef struct Candidate {
-    float weight; /* e^((logit - highest) / temperature), not normalized */
-    int32_t id;
-} Candidate;
 
 /* One of the sequences that run side by side. */
 typedef struct Slot {
@@ -26,11 +19,9 @@ typedef struct Slot {
 struct Generator {
     Model *model;
     const Tokenizer *tokenizer;
-    int64_t vocabulary;
     int64_t longest; /* prompt and answer together */
     int sequences;
-    float *logits;         /* (sequences, vocabulary) */
-    Candidate *candidates; /* (vocabulary) */
+    Sampling *how; /* (sequences) */
     Slot *slots;
     int32_t *ids;    /* (sequences * longest), shared out to the slots */
     int32_t *newest; /* (sequences): token that each slot appends next */
@@ -44,15 +35,13 @@ bool generator_create(Generator **out, Model *m, const Tokenizer *t, int64_t lon
     const size_t n = (size_t)sequences;
     g->model = m;
     g->tokenizer = t;
-    g->vocabulary = model_spec(m)->vocab;
     g->longest = longest;
     g->sequences = sequences;
-    g->logits = mem_alloc(n * (size_t)g->vocabulary, sizeof *g->logits, err);
-    g->candidates = mem_alloc((size_t)g->vocabulary, sizeof *g->candidates, err);
+    g->how = mem_alloc(n, sizeof *g->how, err);
     g->slots = mem_alloc(n, sizeof *g->slots, err);
     g->ids = mem_alloc(n * (size_t)longest, sizeof *g->ids, err);
     g->newest = mem_alloc(n, sizeof *g->newest, err);
-    if (!g->logits || !g->candidates || !g->slots || !g->ids || !g->newest) {
+    if (!g->how || !g->slots || !g->ids || !g->newest) {
         generator_free(g);
         return false;
     }
@@ -65,8 +54,7 @@ bool generator_create(Generator **out, Model *m, const Tokenizer *t, int64_t lon
 void generator_free(Generator *g)
 {
     if (!g) return;
-    mem_free(g->logits);
-    mem_free(g->candidates);
+    mem_free(g->how);
     mem_free(g->slots);
     mem_free(g->ids);
     mem_free(g->newest);
@@ -84,51 +72,17 @@ void generated_free(Generated *g)
     *g = (Generated){0};
 }
 
-static int32_t highest(const float *logits, int64_t n)
+/* How slot i's next token is picked. */
+static Sampling sample_of(const Slot *slot, const GenerateOptions *o)
 {
-    int64_t best = 0;
-    for (int64_t i = 1; i < n; i++) {
-        if (logits[i] > logits[best]) best = i; /* the first of equals, as argmax */
-    }
-    return (int32_t)best;
-}
-
-static int by_weight(const void *a, const void *b)
-{
-    const Candidate *x = a, *y = b;
-    if (x->weight != y->weight) return x->weight < y->weight ? 1 : -1;
-    return (x->id > y->id) - (x->id < y->id);
-}
-
-/* The smallest set of the likeliest tokens that holds top_p of the probability, then one of them. */
-static int32_t draw(Generator *g, const float *logits, const GenerateOptions *o, RngKey key)
-{
-    const float top = logits[highest(logits, g->vocabulary)];
-    double total = 0;
-    for (int64_t i = 0; i < g->vocabulary; i++) {
-        const float weight = expf((logits[i] - top) / (float)o->temperature);
-        g->candidates[i] = (Candidate){.weight = weight, .id = (int32_t)i};
-        total += (double)weight;
-    }
-    qsort(g->candidates, (size_t)g->vocabulary, sizeof *g->candidates, by_weight);
-    double kept = 0;
-    int64_t n = 0;
-    while (n < g->vocabulary && (n == 0 || kept < o->top_p * total))
-        kept += (double)g->candidates[n++].weight;
-    double left = (double)rng_uniform(key, 0) * kept;
-    for (int64_t i = 0; i < n; i++) {
-        left -= (double)g->candidates[i].weight;
-        if (left < 0) return g->candidates[i].id;
-    }
-    return g->candidates[n - 1].id;
-}
-
-static int32_t choose(Generator *g, const Slot *slot, const float *logits, const GenerateOptions *o)
-{
-    if (o->temperature <= 0) return highest(logits, g->vocabulary);
-    const RngKey key = {
-        .seed = o->seed, .purpose = RNG_SAMPLING, .stream = (uint32_t)slot->prompt, .step = (uint64_t)slot->tokens};
-    return draw(g, logits, o, key);
+    return (Sampling){
+        .temperature = (float)o->temperature,
+        .top_p = o->top_p,
+        .key = {.seed = o->seed,
+                .purpose = RNG_SAMPLING,
+                .stream = (uint32_t)slot->prompt,
+                .step = (uint64_t)slot->tokens},
+    };
 }
 
 static bool stops(const Generator *g, int32_t id)
@@ -194,11 +148,10 @@ static bool hand_on(Work *w, const Slot *slot, bool *go_on, Err *err)
     return true;
 }
 
-/* The next token of a slot from its logits. */
-static bool grow(Work *w, int i, const float *logits, Err *err)
+/* Slot i goes on with that token. */
+static bool grow(Work *w, int i, int32_t id, Err *err)
 {
     Slot *slot = &w->g->slots[i];
-    const int32_t id = choose(w->g, slot, logits, w->options);
     if (stops(w->g, id)) return finish_slot(w, slot, true, err);
     slot->ids[slot->tokens++] = w->g->newest[i] = id;
     w->g->totals.tokens++;
@@ -222,10 +175,11 @@ static bool start(Work *w, int i, Err *err)
     g->slots[i].tokens = 0;
     g->slots[i].limit = w->options->max_new_tokens < room ? w->options->max_new_tokens : room;
     const double before = process_seconds();
-    model_prefill(g->model, i, p->ids, (int64_t)p->count, g->logits);
+    const Sampling how = sample_of(&g->slots[i], w->options);
+    const int32_t id = model_prefill_sample(g->model, i, p->ids, (int64_t)p->count, &how);
     g->totals.prompt_seconds += process_seconds() - before;
     g->totals.prompt_tokens += (int64_t)p->count;
-    return grow(w, i, g->logits, err);
+    return grow(w, i, id, err);
 }
 
 /* Slots up to the last live one; those without work in between go on with a token that nobody reads. */
@@ -238,7 +192,8 @@ static int used_slots(Generator *g)
     for (int i = 0; i < used; i++) {
         if (g->slots[i].live || model_cached(g->model, i) < g->longest) continue;
         const int32_t any = 0;
-        model_prefill(g->model, i, &any, 1, g->logits); /* its cache is full: start it again */
+        const Sampling greedy = {0};
+        (void)model_prefill_sample(g->model, i, &any, 1, &greedy); /* its cache is full: start it again */
     }
     return used;
 }
@@ -258,10 +213,12 @@ bool generator_run(Generator *g, const Prompt *prompts, size_t count, const Gene
         const int used = used_slots(g);
         if (used == 0) break;
         const double before = process_seconds();
-        model_decode(g->model, g->newest, used, g->logits);
+        for (int i = 0; i < used; i++)
+            g->how[i] = sample_of(&g->slots[i], options);
+        model_decode_sample(g->model, g->newest, used, g->how, g->newest);
         g->totals.seconds += process_seconds() - before;
         for (int i = 0; i < used; i++) {
-            if (g->slots[i].live) TRY(grow(&w, i, g->logits + i * g->vocabulary, err));
+            if (g->slots[i].live) TRY(grow(&w, i, g->newest[i], err));
         }
     }
     text_free(&w.text);
