@@ -28,8 +28,9 @@ typedef struct Layer {
     Tensor norm1, norm2; /* (C) */
     Linear qkv, o, gate_up, down;
     LayerActs acts;
-    bool keep;           /* RECOMPUTE_KEEP */
-    Tensor keys, values; /* KV cache: (sequences * capacity, G * D) */
+    bool keep;            /* RECOMPUTE_KEEP */
+    BackendTicket copied; /* RECOMPUTE_OFFLOAD: last copy of x, att and lse */
+    Tensor keys, values;  /* KV cache: (sequences * capacity, G * D) */
 } Layer;
 
 /* Buffers of one layer's work, shared by all layers and by forward and backward. */
@@ -81,6 +82,8 @@ struct Model {
     Tensor params, grads;  /* flat f32 */
     float loss_scale;      /* gradients are multiplied with it */
 
+    char *pinned; /* checkpoints of offloaded layers, one layer after the other */
+    size_t pinned_bytes;
     int32_t *host_rows; /* (n_max): rows with a target, staged for upload */
     int32_t *host_ids;  /* (n_max): their targets */
     float *host_losses; /* (n_max) */
@@ -108,6 +111,15 @@ void layer_place_work(Model *m, Arena *scratch);
 Tensor layer_output(const Model *m, int index, int64_t n); /* (n, C): x of the next layer, or `last` */
 void layer_forward(Model *m, int index, const Pass *p);
 void layer_backward(Model *m, int index, const Pass *p); /* work.dx: in d(out), out d(x) */
+
+/* offload.c; around the passes of layer `index`. offload_set: its set on the device, -1: not offloaded. */
+enum { OFFLOAD_SETS = 3 };
+int offload_set(const Model *m, int index);
+bool offload_start(Model *m, Err *err) MUST_USE;
+void offload_before_forward(Model *m, int index, const Pass *p);
+void offload_after_forward(Model *m, int index, const Pass *p);
+void offload_before_backward(Model *m, int index);
+void offload_after_backward(Model *m, int index, const Pass *p);
 
 /* head.c */
 void head_place(Model *m, Arena *scratch);

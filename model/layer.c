@@ -69,12 +69,19 @@ void layer_place_acts(Model *m, Arena *a)
         for (int i = 0; i < 2; i++)
             pair[i] = arena_matrix(a, m->options.compute, m->n_max, m->spec.hidden);
     }
+    LayerActs sets[OFFLOAD_SETS] = {0}; /* of offloaded layers, in turns */
     for (int i = 0; i < layers; i++) {
+        const int set = offload_set(m, i);
         LayerActs *acts = &m->layers[i].acts;
+        if (set >= 0 && tensor_count(&sets[set].x) > 0) {
+            *acts = sets[set];
+            continue;
+        }
         *acts = shared;
         acts->x = training ? arena_matrix(a, m->options.compute, m->n_max, m->spec.hidden) : pair[i % 2];
         if (training) place_outer(m, acts, a);
         if (m->layers[i].keep) place_inner(m, acts, a);
+        if (set >= 0) sets[set] = *acts;
     }
     m->last = training ? arena_matrix(a, m->options.compute, m->n_max, m->spec.hidden) : pair[layers % 2];
 }
@@ -185,6 +192,7 @@ void layer_forward(Model *m, int index, const Pass *p)
 {
     Layer *l = &m->layers[index];
     const Tensor x2 = tensor_slice_rows(&l->acts.x2, 0, p->n), out = layer_output(m, index, p->n);
+    offload_before_forward(m, index, p);
     forward_qkv(m, l, p);
     forward_attention(m, l, p);
     forward_o(m, l, p);
@@ -193,6 +201,7 @@ void layer_forward(Model *m, int index, const Pass *p)
     linear_forward(&m->linear, &l->down, &p->linear, &out, &h);
     tensor_add(m->be, &out, &out, &x2);
     if (!l->keep) m->shared_owner = index;
+    offload_after_forward(m, index, p);
 }
 
 /* ---- backward ---- */
@@ -247,8 +256,10 @@ static void backward_attention(Model *m, Layer *l, const Pass *p, bool first)
 void layer_backward(Model *m, int index, const Pass *p)
 {
     Layer *l = &m->layers[index];
+    offload_before_backward(m, index);
     restore(m, index, p);
     backward_mlp(m, l, p);
     backward_attention(m, l, p, index == 0);
     if (!l->keep) m->shared_owner = -1; /* gate and up are overwritten */
+    offload_after_backward(m, index, p);
 }

@@ -176,6 +176,7 @@ void model_free(Model *m)
     mem_free(m->paths);
     mem_free(m->modules);
     mem_free(m->layers);
+    backend_pinned_release(m->be, m->pinned, m->pinned_bytes);
     lora_free(&m->lora);
     mem_free(m->host_rows);
     mem_free(m->host_ids);
@@ -206,7 +207,7 @@ void model_place(Model *m, ModelArenas *arenas)
 
 bool model_load(Model *m, const ModelSource *source, Err *err)
 {
-    if (!weights_load(m, source, err)) return false;
+    if (!offload_start(m, err) || !weights_load(m, source, err)) return false;
     if (m->has_lora) return lora_initialize(&m->lora, m->be, &m->params, m->options.seed, err);
     return true;
 }

@@ -24,6 +24,7 @@ extern "C" {
 typedef enum Recompute {
     RECOMPUTE_KEEP,       /* keep activations; recompute only norms and the SwiGLU product */
     RECOMPUTE_CHECKPOINT, /* keep layer inputs, attention output and its log-sum-exp */
+    RECOMPUTE_OFFLOAD,    /* the same, waiting in pinned host memory, but for the sets of three layers */
 } Recompute;
 
 typedef struct ModelOptions {
@@ -34,10 +35,11 @@ typedef struct ModelOptions {
     int skip_count;
     bool adapters; /* false: base only (eval, generate without adapter) */
     LoraOptions lora;
-    bool training;      /* gradients and what backward needs */
-    int64_t max_tokens; /* most tokens of one micro-batch */
-    int kept_layers;    /* first layers with RECOMPUTE_KEEP, the others RECOMPUTE_CHECKPOINT; L: keep, 0: checkpoint */
-    int64_t loss_rows;  /* rows of logits that exist at once; 0: chosen */
+    bool training;        /* gradients and what backward needs */
+    int64_t max_tokens;   /* most tokens of one micro-batch */
+    int kept_layers;      /* first layers with RECOMPUTE_KEEP; L: keep all */
+    int offloaded_layers; /* that many after them with RECOMPUTE_OFFLOAD, the others RECOMPUTE_CHECKPOINT */
+    int64_t loss_rows;    /* rows of logits that exist at once; 0: chosen */
     float neftune_alpha;
     float label_smoothing;
     uint64_t seed;
@@ -58,6 +60,9 @@ typedef struct Model Model;
 bool model_create(Model **out, Backend *be, const ModelSource *source, const ModelOptions *options, Err *err) MUST_USE;
 void model_free(Model *m);
 void model_place(Model *m, ModelArenas *arenas);
+
+/* Pinned host memory that model_load reserves for offloaded layers; known once placed. */
+size_t model_pinned_bytes(const Model *m);
 
 typedef struct ModelSummary {
     int quantized, kept;                 /* linear modules in 4 bits, and those left in the compute type */
