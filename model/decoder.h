@@ -113,7 +113,6 @@ void layer_forward(Model *m, int index, const Pass *p);
 void layer_backward(Model *m, int index, const Pass *p); /* work.dx: in d(out), out d(x) */
 
 /* offload.c; around the passes of layer `index`. offload_set: its set on the device, -1: not offloaded. */
-enum { OFFLOAD_SETS = 3 };
 int offload_set(const Model *m, int index);
 bool offload_start(Model *m, Err *err) MUST_USE;
 void offload_before_forward(Model *m, int index, const Pass *p);

@@ -24,8 +24,10 @@ extern "C" {
 typedef enum Recompute {
     RECOMPUTE_KEEP,       /* keep activations; recompute only norms and the SwiGLU product */
     RECOMPUTE_CHECKPOINT, /* keep layer inputs, attention output and its log-sum-exp */
-    RECOMPUTE_OFFLOAD,    /* the same, waiting in pinned host memory, but for the sets of three layers */
+    RECOMPUTE_OFFLOAD,    /* the same, waiting in pinned host memory, but for OFFLOAD_SETS layers */
 } Recompute;
+
+enum { OFFLOAD_SETS = 3 }; /* of checkpoints on the device, for all offloaded layers */
 
 typedef struct ModelOptions {
     DType compute; /* F32, BF16, on CUDA also F16; embeddings, head and norms are held in it too */
@@ -61,7 +63,8 @@ bool model_create(Model **out, Backend *be, const ModelSource *source, const Mod
 void model_free(Model *m);
 void model_place(Model *m, ModelArenas *arenas);
 
-/* Pinned host memory that model_load reserves for offloaded layers; known once placed. */
+/* Pinned host memory that model_load reserves for offloaded layers; known once placed. The last few of them need none:
+ * they are still on the device when their backward comes. */
 size_t model_pinned_bytes(const Model *m);
 
 typedef struct ModelSummary {

@@ -31,7 +31,12 @@ typedef enum OptimizerKind {
     OPTIMIZER_ADAMW,
     OPTIMIZER_PAGED_ADAMW_32BIT
 } OptimizerKind;
-typedef enum CheckpointingKind { CHECKPOINTING_AUTO, CHECKPOINTING_TRUE, CHECKPOINTING_FALSE } CheckpointingKind;
+typedef enum CheckpointingKind {
+    CHECKPOINTING_AUTO,
+    CHECKPOINTING_TRUE,
+    CHECKPOINTING_FALSE,
+    CHECKPOINTING_OFFLOAD
+} CheckpointingKind;
 typedef enum WatchdogAction { WATCHDOG_STOP, WATCHDOG_SKIP, WATCHDOG_ROLLBACK } WatchdogAction;
 
 typedef enum DatasetType {

@@ -172,7 +172,7 @@ static bool choose_layers(Plan *p, Session *s, const char *page_path, Err *err)
     const uint64_t limit = budget(s, p);
     const CheckpointingKind kind = s->settings.checkpointing;
     int low = 0, high = p->layers;
-    if (kind == CHECKPOINTING_TRUE) high = 0;
+    if (kind == CHECKPOINTING_TRUE || kind == CHECKPOINTING_OFFLOAD) high = 0;
     if (kind == CHECKPOINTING_FALSE) low = p->layers;
     if (!measure(p, s, high, page_path, err)) return false;
     if (p->peak_memory_bytes <= limit) return true;
@@ -221,6 +221,8 @@ bool plan_make(Plan *out, Session *s, const Prompts *prompts, const char *page_p
     if (backend_kind(s->backend) == BACKEND_CUDA) return plan_on_device(out, s, prompts, page_path, err);
     if (config_is_set(s->config, "max_gpu_memory"))
         log_info("max_gpu_memory has no effect on the CPU; see memory_budget");
+    if (s->settings.checkpointing == CHECKPOINTING_OFFLOAD)
+        log_info("gradient_checkpointing: offload is the same as true on the CPU, whose memory is the host's");
     if (!plan_count(&p, s, prompts, err)) return false;
     if (!fixed_costs(&p, s, err)) return false;
     if (!choose_layers(&p, s, page_path, err)) return false;

@@ -22,15 +22,16 @@ typedef struct Plan {
     /* shapes */
     int64_t max_tokens;   /* longest micro-batch, of training, evaluation and prompts */
     int64_t cache_tokens; /* KV cache for samples, 0: none */
-    int kept_layers;
+    int kept_layers, offloaded_layers;
     int layers;
     ModelSummary model;
     /* bytes */
     uint64_t weights, state, activations, scratch;
-    uint64_t paged;    /* optimizer states on disk; not part of the peak */
-    uint64_t process;  /* resident when the plan was made; on a card its context */
-    uint64_t products; /* code and packing buffers of the matrix products; on a card cuBLAS' workspace and staging */
-    uint64_t loading;  /* staging while weights stream in */
+    uint64_t paged;     /* optimizer states on disk; not part of the peak */
+    uint64_t offloaded; /* layer inputs in pinned host memory; part of the host's peak */
+    uint64_t process;   /* resident when the plan was made; on a card its context */
+    uint64_t products;  /* code and packing buffers of the matrix products; on a card cuBLAS' workspace and staging */
+    uint64_t loading;   /* staging while weights stream in */
     uint64_t peak_memory_bytes; /* of the device */
     uint64_t host_memory_bytes; /* on a card: of the host; 0 on the CPU, where it is the same memory */
     StepTime time;              /* predicted, of an average update; total 0: not asked for, or no figures */
@@ -56,8 +57,9 @@ uint64_t plan_loading_bytes(const ModelSpec *spec);
 bool plan_text(const Plan *p, const Session *s, Text *out, Err *err) MUST_USE;
 bool plan_json(const Plan *p, const Session *s, Text *out, Err *err) MUST_USE;
 void plan_time_json(json_t *object, const StepTime *t); /* adds tokens_per_second, seconds_per_update, time, ... */
-/* Parts of them: base and trainable parameters; data sets; terms of an update; updates. */
+/* Parts of them: base and trainable parameters; what layers keep; data sets; terms of an update; updates. */
 bool plan_model_text(const Plan *p, Text *out, Err *err) MUST_USE;
+bool plan_layers_text(const Plan *p, Text *out, Err *err) MUST_USE;
 bool plan_data_text(const Session *s, Text *out, Err *err) MUST_USE;
 bool plan_time_text(const StepTime *t, int64_t total_steps, Text *out, Err *err) MUST_USE;
 bool plan_updates_text(const Plan *p, const Session *s, Text *out, Err *err) MUST_USE;

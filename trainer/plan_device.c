@@ -1,5 +1,6 @@
 #include "trainer/plan_device.h"
 
+#include "backend/host_memory.h"
 #include "trainer/process.h"
 
 #include <string.h>
@@ -42,13 +43,16 @@ static uint64_t table_bytes(const Session *s)
     return (uint64_t)(m->vocab * m->hidden) * dtype_bytes(s->settings.model.compute);
 }
 
-/* Layer inputs, attention outputs and their statistics: what a recomputed layer leaves for its backward. */
+/* Layer inputs, attention outputs and their statistics: what a recomputed layer leaves for its backward. What offloaded
+ * ones leave is in host memory, but for a few. */
 static uint64_t checkpoint_bytes(const Session *s, int64_t tokens)
 {
     const ModelSpec *m = source_spec(s->source);
+    const int away = s->settings.model.offloaded_layers - OFFLOAD_SETS;
     const uint64_t width = (uint64_t)m->hidden, q = (uint64_t)m->heads * (uint64_t)m->head_dim;
-    const uint64_t element = dtype_bytes(s->settings.model.compute), layers = (uint64_t)m->layers;
-    return (uint64_t)tokens * ((layers + 1) * width * element + layers * (q * element + (uint64_t)m->heads * 4));
+    const uint64_t element = dtype_bytes(s->settings.model.compute),
+                   here = (uint64_t)(m->layers - (away > 0 ? away : 0));
+    return (uint64_t)tokens * ((here + 1) * width * element + here * (q * element + (uint64_t)m->heads * 4));
 }
 
 /* W of all groups of a layer, or of the largest, without the strips for the adapters. */
@@ -111,14 +115,29 @@ static void split_arenas(DeviceMemory *m, const Session *s, const ModelArenas *a
     bytes[DEVICE_SCRATCH] = scratch;
 }
 
+/*
+ * What is given up for memory, in steps: none; one layer more is recomputed instead of kept, up to all L; then one layer
+ * more is offloaded, up to all (2 L). Device memory never grows from one to the next, host memory never shrinks.
+ */
+static int kept_at(const DevicePlan *p, int saving)
+{
+    return saving < p->counts.layers ? p->counts.layers - saving : 0;
+}
+
+static int offloaded_at(const DevicePlan *p, int saving)
+{
+    return saving > p->counts.layers ? saving - p->counts.layers : 0;
+}
+
 /* Leaves model and optimizer of that shape in the session. */
-static bool measure(DeviceMemory *out, Session *s, const DevicePlan *p, int64_t tokens, int kept_layers, Err *err)
+static bool measure(DeviceMemory *out, Session *s, const DevicePlan *p, int64_t tokens, int saving, Err *err)
 {
     const DeviceCard *card = &p->card;
     ModelOptions *o = &s->settings.model;
     ModelArenas arenas;
     o->max_tokens = tokens;
-    o->kept_layers = kept_layers;
+    o->kept_layers = kept_at(p, saving);
+    o->offloaded_layers = offloaded_at(p, saving);
     if (!session_create_model(s, p->page_path, err)) return false;
     session_measure(s, &arenas);
     DeviceMemory m = {0};
@@ -134,44 +153,80 @@ static bool measure(DeviceMemory *out, Session *s, const DevicePlan *p, int64_t 
 
 /* ---- what fits ---- */
 
-/* Layers that may be kept, from the setting. */
-static void kept_range(const DevicePlan *p, const Session *s, int *low, int *high)
+static void host_memory(DevicePlan *p, const Session *s)
 {
-    const CheckpointingKind kind = s->settings.checkpointing;
-    *low = kind == CHECKPOINTING_FALSE ? p->counts.layers : 0;
-    *high = kind == CHECKPOINTING_TRUE ? 0 : p->counts.layers;
+    process_trim();
+    p->host[HOST_PROCESS] = process_resident_bytes();
+    p->host[HOST_PAGES] = adamw_paged_bytes(s->optimizer);
+    p->host[HOST_OFFLOADED] = model_pinned_bytes(s->model);
+    p->host[HOST_STAGING] = STAGING_HOST;
+    p->host[HOST_LOADING] = plan_loading_bytes(source_spec(s->source));
+    p->host[HOST_DRIVER] = DRIVER_BYTES;
+    p->host_peak = 0;
+    for (int i = 0; i < HOST_MEMORY_COUNT; i++)
+        p->host_peak += p->host[i];
 }
 
-/* The most kept layers that fit, by bisection; the fewest when none do. */
-static bool choose_layers(DevicePlan *p, Session *s, Err *err)
+/* Whether what the model in the session offloads may lie in host memory. */
+static bool host_holds(DevicePlan *p, const Session *s)
+{
+    if (model_pinned_bytes(s->model) == 0 || p->host_budget == UINT64_MAX) return true;
+    host_memory(p, s);
+    return p->host_peak <= p->host_budget;
+}
+
+/* The least and the most that may be given up, from the setting. */
+static void saving_range(const DevicePlan *p, const Session *s, int *low, int *high)
+{
+    const int layers = p->counts.layers;
+    *low = 0;
+    *high = 2 * layers;
+    switch (s->settings.checkpointing) {
+    case CHECKPOINTING_AUTO: return;
+    case CHECKPOINTING_FALSE: *high = 0; return;
+    case CHECKPOINTING_TRUE: *low = *high = layers; return;
+    case CHECKPOINTING_OFFLOAD: *low = *high; return;
+    }
+}
+
+/* Gives up the least with which so many tokens fit the device, by bisection; the most when nothing does. */
+static bool choose_saving(int *saving, DeviceMemory *m, DevicePlan *p, Session *s, int64_t tokens, Err *err)
 {
     int low, high;
-    kept_range(p, s, &low, &high);
-    const int64_t tokens = p->counts.max_tokens;
-    DeviceMemory m;
-    if (!measure(&m, s, p, tokens, high, err)) return false;
-    if (m.peak <= p->budget) low = high;
-    while (high - low > 1) {
+    saving_range(p, s, &low, &high);
+    while (low < high) {
         const int middle = low + (high - low) / 2;
-        if (!measure(&m, s, p, tokens, middle, err)) return false;
-        if (m.peak <= p->budget)
-            low = middle;
-        else
+        if (!measure(m, s, p, tokens, middle, err)) return false;
+        if (m->peak <= p->budget)
             high = middle;
+        else
+            low = middle + 1;
     }
-    p->kept_layers = low;
-    if (!measure(&p->memory, s, p, tokens, low, err)) return false;
-    p->fits = p->memory.peak <= p->budget;
+    *saving = low;
+    return measure(m, s, p, tokens, low, err);
+}
+
+static bool choose_layers(DevicePlan *p, Session *s, Err *err)
+{
+    int saving;
+    if (!choose_saving(&saving, &p->memory, p, s, p->counts.max_tokens, err)) return false;
+    p->kept_layers = kept_at(p, saving);
+    p->offloaded_layers = offloaded_at(p, saving);
+    p->fits = p->memory.peak <= p->budget && host_holds(p, s);
     return true;
 }
 
+/* Giving up the most decides for the device; where the host is short, the least that the device needs decides for it. */
 static bool fits(bool *yes, DevicePlan *p, Session *s, int64_t tokens, Err *err)
 {
     int low, high;
     DeviceMemory m;
-    kept_range(p, s, &low, &high);
-    if (!measure(&m, s, p, tokens, low, err)) return false;
+    saving_range(p, s, &low, &high);
+    if (!measure(&m, s, p, tokens, high, err)) return false;
     *yes = m.peak <= p->budget;
+    if (!*yes || host_holds(p, s)) return true;
+    if (!choose_saving(&low, &m, p, s, tokens, err)) return false;
+    *yes = host_holds(p, s);
     return true;
 }
 
@@ -199,18 +254,32 @@ static bool largest(int64_t *out, DevicePlan *p, Session *s, int64_t piece, Err 
     return true;
 }
 
+/* Host memory for what so many tokens offload. */
+static bool offloaded_by(uint64_t *bytes, DevicePlan *p, Session *s, int64_t tokens, Err *err)
+{
+    int saving;
+    DeviceMemory m;
+    *bytes = 0;
+    if (tokens == 0) return true;
+    if (!choose_saving(&saving, &m, p, s, tokens, err)) return false;
+    *bytes = model_pinned_bytes(s->model);
+    return true;
+}
+
 static bool find_limits(DevicePlan *p, Session *s, Err *err)
 {
     const int64_t cache = s->settings.model.cache_tokens, row = CONFIG_GET(s->config, sequence_len);
     s->settings.model.cache_tokens = 0;
-    const bool ok =
-        largest(&p->sequence_len_by_memory, p, s, 1, err) && largest(&p->max_micro_batch_size, p, s, row, err);
-    s->settings.model.cache_tokens = cache;
-    if (!ok) return false;
+    uint64_t of_row = 0, of_rows = 0;
+    bool ok = largest(&p->sequence_len_by_memory, p, s, 1, err) && largest(&p->max_micro_batch_size, p, s, row, err);
     const int64_t positions = source_spec(s->source)->max_positions;
     p->max_sequence_len = p->sequence_len_by_memory;
     if (positions > 0 && p->max_sequence_len > positions) p->max_sequence_len = positions;
-    return true;
+    ok = ok && offloaded_by(&of_row, p, s, p->max_sequence_len, err) &&
+         offloaded_by(&of_rows, p, s, p->max_micro_batch_size * row, err);
+    p->limits_offloaded = of_row > of_rows ? of_row : of_rows;
+    s->settings.model.cache_tokens = cache;
+    return ok;
 }
 
 static void set_budget(DevicePlan *p, const Session *s)
@@ -218,14 +287,25 @@ static void set_budget(DevicePlan *p, const Session *s)
     const int64_t asked = CONFIG_GET(s->config, max_gpu_memory);
     p->budget = p->card.memory_bytes / 100 * (100 - KEEP_FREE_PERCENT);
     if (asked > 0 && (uint64_t)asked < p->budget) p->budget = (uint64_t)asked;
+    p->host_budget = s->settings.memory_budget > 0 ? (uint64_t)s->settings.memory_budget : UINT64_MAX;
 }
 
 static bool refuse(const DevicePlan *p, uint64_t limit, const char *whose, Err *err)
 {
+    const bool all = p->offloaded_layers == p->counts.layers; /* nothing more to give up */
     return FAIL(err, ERR_MEMORY,
-                "the run needs %.2f GB of device memory and %s %.2f GB; lower sequence_len or micro_batch_size, or set "
-                "gradient_checkpointing: true",
-                (double)p->memory.peak / 1e9, whose, (double)limit / 1e9);
+                "the run needs %.2f GB of device memory and %s %.2f GB; lower sequence_len or micro_batch_size%s",
+                (double)p->memory.peak / 1e9, whose, (double)limit / 1e9,
+                all ? "" : ", or set gradient_checkpointing: offload");
+}
+
+static bool refuse_host(const DevicePlan *p, Err *err)
+{
+    return FAIL(err, ERR_MEMORY,
+                "the run needs %.2f GB of host memory, %.2f GB of it for what %d layers offload, and may use %.2f GB; "
+                "lower sequence_len or micro_batch_size, raise memory_budget, or set gradient_checkpointing: true",
+                (double)p->host_peak / 1e9, (double)p->host[HOST_OFFLOADED] / 1e9, p->offloaded_layers,
+                (double)p->host_budget / 1e9);
 }
 
 static bool keep_to_budget(const DevicePlan *p, const Session *s, Err *err)
@@ -235,25 +315,14 @@ static bool keep_to_budget(const DevicePlan *p, const Session *s, Err *err)
     return refuse(p, (uint64_t)asked, "max_gpu_memory allows", err);
 }
 
-static void host_memory(DevicePlan *p, const Session *s)
-{
-    process_trim();
-    p->host[HOST_PROCESS] = process_resident_bytes();
-    p->host[HOST_PAGES] = adamw_paged_bytes(s->optimizer);
-    p->host[HOST_STAGING] = STAGING_HOST;
-    p->host[HOST_LOADING] = plan_loading_bytes(source_spec(s->source));
-    p->host[HOST_DRIVER] = DRIVER_BYTES;
-    p->host_peak = 0;
-    for (int i = 0; i < HOST_MEMORY_COUNT; i++)
-        p->host_peak += p->host[i];
-}
-
 /* Everything else about the chosen shape, which the session holds. */
 static bool describe(DevicePlan *p, const Session *s, Err *err)
 {
     p->counts.model = model_summary(s->model);
     p->counts.kept_layers = p->kept_layers;
+    p->counts.offloaded_layers = p->offloaded_layers;
     host_memory(p, s);
+    p->counts.offloaded = p->host[HOST_OFFLOADED];
     return plan_time(&p->time, &p->counts, s, &p->card, err);
 }
 
@@ -306,8 +375,11 @@ bool plan_on_device(Plan *out, Session *s, const Prompts *prompts, const char *p
     if (!plan_count(&p.counts, s, prompts, err)) return false;
     s->settings.model.cache_tokens = p.counts.cache_tokens;
     set_budget(&p, s);
+    if (p.host_budget == UINT64_MAX) /* the rest of the machine lives too */
+        p.host_budget = process_resident_bytes() + host_memory_available("") / 10 * 9;
     if (!choose_layers(&p, s, err) || !describe(&p, s, err) || !keep_to_budget(&p, s, err)) return false;
-    if (!p.fits) return refuse(&p, p.budget, "the card has free", err);
+    if (p.memory.peak > p.budget) return refuse(&p, p.budget, "the card has free", err);
+    if (!p.fits) return refuse_host(&p, err);
     fill_plan(out, &p, s);
     if (known) out->time = p.time;
     return plan_check_quantized(out, s, err);

@@ -30,6 +30,7 @@
 #define HOST_MEMORY_TERMS(X)                                                                                           \
     X(HOST_PROCESS, "process", "program, tokenizer, tokens")                                                           \
     X(HOST_PAGES, "pages", "paged optimizer states, pinned")                                                           \
+    X(HOST_OFFLOADED, "offloaded", "layer inputs and attention, pinned")                                               \
     X(HOST_STAGING, "staging", "pinned staging")                                                                       \
     X(HOST_LOADING, "loading", "loading the weights")                                                                  \
     X(HOST_DRIVER, "driver", "driver and cuBLAS")
@@ -48,15 +49,17 @@ typedef struct DevicePlan {
     DeviceCard card;
     Plan counts;           /* updates, rows, longest micro-batch, model; no bytes */
     const char *page_path; /* of a paged optimizer; null; borrowed */
-    int kept_layers;
+    int kept_layers, offloaded_layers;
     DeviceMemory memory;
     uint64_t host[HOST_MEMORY_COUNT];
     uint64_t host_peak;
-    uint64_t budget; /* max_gpu_memory, or the card's memory but for 2 % */
+    uint64_t budget;      /* max_gpu_memory, or the card's memory but for 2 % */
+    uint64_t host_budget; /* of a run that offloads: memory_budget, or what this machine has; UINT64_MAX: unknown */
     bool fits;
     int64_t max_sequence_len;       /* of one row, micro_batch_size 1; 0: not even one token */
     int64_t sequence_len_by_memory; /* the same before the model's own limit */
     int64_t max_micro_batch_size;   /* at sequence_len; 0: none */
+    uint64_t limits_offloaded;      /* pinned host memory that these sizes take, the larger of the two */
     StepTime time;                  /* of an average update */
 } DevicePlan;
 

@@ -45,6 +45,12 @@ static bool memory_text(const DevicePlan *p, Text *out, Err *err)
 
 static bool verdict_text(const DevicePlan *p, Text *out, Err *err)
 {
+    if (!p->fits && p->memory.peak <= p->budget) {
+        return text_format(out, err,
+                           "DOES NOT FIT: %.2f GB of host memory are needed and %.2f GB may be used; what follows is "
+                           "for a host with enough memory\n",
+                           (double)p->host_peak / 1e9, (double)p->host_budget / 1e9);
+    }
     if (!p->fits) {
         return text_format(out, err,
                            "DOES NOT FIT: %.2f GB are needed and %.2f GB may be used; what follows is for a card with "
@@ -57,12 +63,16 @@ static bool verdict_text(const DevicePlan *p, Text *out, Err *err)
 
 static bool limits_text(const DevicePlan *p, Text *out, Err *err)
 {
-    if (!text_format(out, err,
-                     "longest micro-batch %" PRId64 " tokens; activations of %d of %d layers are kept, the others "
-                     "recomputed\nlargest that fits: sequence_len %" PRId64 " at micro_batch_size 1, micro_batch_size "
-                     "%" PRId64 " at this sequence_len\n",
-                     p->counts.max_tokens, p->kept_layers, p->counts.layers, p->max_sequence_len,
-                     p->max_micro_batch_size)) {
+    if (!plan_layers_text(&p->counts, out, err) ||
+        !text_format(out, err,
+                     "largest that fits: sequence_len %" PRId64 " at micro_batch_size 1, micro_batch_size %" PRId64
+                     " at this sequence_len\n",
+                     p->max_sequence_len, p->max_micro_batch_size)) {
+        return false;
+    }
+    if (p->limits_offloaded &&
+        !text_format(out, err, "  (with up to %.1f GB of pinned host memory; memory_budget bounds it)\n",
+                     (double)p->limits_offloaded / 1e9)) {
         return false;
     }
     return p->max_sequence_len == p->sequence_len_by_memory ||
@@ -132,12 +142,14 @@ static void add_memory(json_t *o, const DevicePlan *p)
     json_object_set_new(o, "max_sequence_len", json_integer(p->max_sequence_len));
     json_object_set_new(o, "max_sequence_len_by_memory", json_integer(p->sequence_len_by_memory));
     json_object_set_new(o, "max_micro_batch_size", json_integer(p->max_micro_batch_size));
+    json_object_set_new(o, "max_offloaded_bytes", integer(p->limits_offloaded));
 }
 
 static void add_run(json_t *o, const DevicePlan *p, const Session *s)
 {
     const Plan *c = &p->counts;
     json_object_set_new(o, "kept_layers", json_integer(p->kept_layers));
+    json_object_set_new(o, "offloaded_layers", json_integer(p->offloaded_layers));
     json_object_set_new(o, "layers", json_integer(c->layers));
     json_object_set_new(o, "max_tokens", json_integer(c->max_tokens));
     json_object_set_new(o, "trainable_parameters", json_integer(c->model.trainable));

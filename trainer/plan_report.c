@@ -48,8 +48,19 @@ static bool memory_text(const Plan *p, Text *out, Err *err)
            memory_line(out, card ? "CUDA context and code" : "program, tokenizer, tokens", p->process, err) &&
            memory_line(out, "peak", p->peak_memory_bytes, err) &&
            (!card || memory_line(out, "peak of the host", p->host_memory_bytes, err)) &&
+           (!p->offloaded || memory_line(out, "in it: inputs of layers, pinned", p->offloaded, err)) &&
            (!p->paged || memory_line(out, card ? "in it: paged optimizer states" : "on disk: paged optimizer states",
                                      p->paged, err));
+}
+
+bool plan_layers_text(const Plan *p, Text *out, Err *err)
+{
+    return text_format(out, err,
+                       "longest micro-batch %" PRId64 " tokens; activations of %d of %d layers are kept, the others "
+                       "recomputed\n",
+                       p->max_tokens, p->kept_layers, p->layers) &&
+           (!p->offloaded_layers || text_format(out, err, "inputs of %d of them wait in pinned host memory (%.1f MB)\n",
+                                                p->offloaded_layers, (double)p->offloaded / 1e6));
 }
 
 bool plan_data_text(const Session *s, Text *out, Err *err)
@@ -88,20 +99,16 @@ bool plan_time_text(const StepTime *t, int64_t total_steps, Text *out, Err *err)
 bool plan_text(const Plan *p, const Session *s, Text *out, Err *err)
 {
     return plan_model_text(p, out, err) && plan_data_text(s, out, err) && memory_text(p, out, err) &&
-           text_format(out, err,
-                       "longest micro-batch %" PRId64 " tokens; activations of %d of %d layers are kept, the others "
-                       "recomputed\n",
-                       p->max_tokens, p->kept_layers, p->layers) &&
-           plan_updates_text(p, s, out, err) &&
+           plan_layers_text(p, out, err) && plan_updates_text(p, s, out, err) &&
            (p->time.total <= 0 || plan_time_text(&p->time, p->total_steps, out, err));
 }
 
 static json_t *memory_json(const Plan *p)
 {
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "weights", (json_int_t)p->weights, "state",
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "weights", (json_int_t)p->weights, "state",
                      (json_int_t)p->state, "activations", (json_int_t)p->activations, "scratch", (json_int_t)p->scratch,
-                     "paged", (json_int_t)p->paged, "products", (json_int_t)p->products, "process",
-                     (json_int_t)p->process);
+                     "paged", (json_int_t)p->paged, "offloaded", (json_int_t)p->offloaded, "products",
+                     (json_int_t)p->products, "process", (json_int_t)p->process);
 }
 
 void plan_time_json(json_t *o, const StepTime *t)
@@ -126,6 +133,7 @@ bool plan_json(const Plan *p, const Session *s, Text *out, Err *err)
                           (json_int_t)p->model.saved_bytes, "kept_layers", p->kept_layers, "max_tokens",
                           (json_int_t)p->max_tokens, "layers", p->layers, "rows", (json_int_t)p->rows,
                           "checkpoint_bytes", (json_int_t)p->checkpoint_bytes, "memory", memory_json(p));
+    if (o) json_object_set_new(o, "offloaded_layers", json_integer(p->offloaded_layers));
     if (o && s->train) json_object_set_new(o, "samples", json_integer(dataset_samples(s->train)));
     if (o && s->validation) json_object_set_new(o, "evaluation_samples", json_integer(dataset_samples(s->validation)));
     if (o && p->host_memory_bytes)

@@ -48,6 +48,7 @@ bool plan_time(StepTime *out, const Plan *p, const Session *s, const DeviceCard 
         .ranks = ranks,
         .element_bytes = (int)dtype_bytes(o->compute),
         .kept_layers = p->kept_layers,
+        .offloaded_layers = p->offloaded_layers,
         .head_rows = o->loss_rows > 0 ? o->loss_rows : HEAD_ROWS,
         .layer_weights = o->layer_weights,
         .dropout = o->lora.dropout > 0,
@@ -57,6 +58,7 @@ bool plan_time(StepTime *out, const Plan *p, const Session *s, const DeviceCard 
         .paged_bytes = adamw_paged_bytes(s->optimizer),
     };
     average_batch(&shape, p, s);
+    shape.offloaded_bytes = (double)p->offloaded / (double)p->max_tokens * shape.tokens;
     shape.read_bytes_a_weight = read_bytes_a_weight(&p->model, &shape);
     *out = step_time(card, &shape);
     mem_free(ranks);

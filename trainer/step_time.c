@@ -17,6 +17,8 @@
 #define SHORT_BACKWARD 350.0
 #define SMALL_HEAD 64
 #define SMALL_HEAD_SHARE 0.8
+/* Of a layer's time: backward has as many products, those of the recompute beside, and 2.5 times the attention. */
+#define FORWARD_SHARE (1.0 / 3)
 /* Between the end of one kernel and the start of the next on one stream. */
 #define GAP_SECONDS 1e-6
 /* A transfer that the host waits for, beyond its bytes. */
@@ -223,6 +225,14 @@ static double launches(const StepShape *s)
     return count;
 }
 
+/* What the link takes longer than the layers that it serves; `device`: seconds of all layers, both directions. */
+static double offload_seconds(const DeviceCard *c, const StepShape *s, double device)
+{
+    const double copy = s->offloaded_bytes / c->link, share = (double)s->offloaded_layers / s->spec->layers;
+    const double forward = device * share * FORWARD_SHARE, backward = device * share - forward;
+    return longer(0, copy - forward) + longer(0, copy - backward);
+}
+
 static void micro_batch(StepTime *t, const DeviceCard *c, const StepShape *s)
 {
     double bytes = 2.0 * (double)s->spec->hidden * s->element_bytes; /* of the embeddings */
@@ -239,10 +249,12 @@ static void micro_batch(StepTime *t, const DeviceCard *c, const StepShape *s)
     }
     t->seconds[STEP_ELEMENTWISE] = stream_seconds(c, bytes * s->tokens);
     t->seconds[STEP_ATTENTION] = attention_seconds(c, s);
-    t->seconds[STEP_HEAD] = head_seconds(c, s);
     double device = 0;
     for (int i = 0; i < STEP_TERMS; i++)
         device += t->seconds[i];
+    t->seconds[STEP_COPIES] = offload_seconds(c, s, device);
+    t->seconds[STEP_HEAD] = head_seconds(c, s);
+    device += t->seconds[STEP_HEAD] + t->seconds[STEP_COPIES];
     const double count = launches(s), gaps = count * GAP_SECONDS;
     t->seconds[STEP_LAUNCHES] = gaps + longer(0, count * c->launch - device - gaps);
 }
@@ -255,7 +267,7 @@ static void update(StepTime *t, const DeviceCard *c, const StepShape *s)
     const double bytes = parameters * (3 * 4 + 2 * 4 + 2 * s->state_bytes);
     t->seconds[STEP_OPTIMIZER] = stream_seconds(c, bytes);
     const double pages = (double)s->paged_bytes / c->link; /* in while the last ones go out */
-    t->seconds[STEP_COPIES] = longer(0, pages - t->seconds[STEP_OPTIMIZER]);
+    t->seconds[STEP_COPIES] += longer(0, pages - t->seconds[STEP_OPTIMIZER]);
     t->seconds[STEP_COPIES] += tokens * 5 * 4 / c->link + s->micro_batches * 2 * SYNC_SECONDS;
     t->seconds[STEP_LAUNCHES] += UPDATE_LAUNCHES * (c->launch > GAP_SECONDS ? c->launch : GAP_SECONDS);
 }

@@ -23,7 +23,8 @@
  * and for each update:
  *   optimizer    gradients read twice and zeroed, parameters and states read and written
  *   copies       token ids and positions of each micro-batch, losses back; pages of a paged optimizer beyond what the
- *                update hides
+ *                update hides; checkpoints of offloaded layers out and back, beyond what these layers compute meanwhile
+ *                (a third of it forward)
  * The constants are in step_time.c with their sources. No term was measured on a card by this program. Beside the
  * roofline of an H100 in reference figures (17,960 tokens/s for Llama-3.1-8B, 8 x 2,048, kept; 13,810 recomputed) the
  * sum is 12 % and 9 % lower, at 8,192 tokens a row 24 %, because it takes attention without wgmma.
@@ -55,8 +56,9 @@ typedef struct StepShape {
     const int *ranks; /* of each module, layer by layer in the order of Projection; 0: no adapter; borrowed */
     int element_bytes;
     double read_bytes_a_weight; /* of the frozen base: 0.516 in NF4 with nested scales, 2 in 16 bits */
-    int kept_layers;
-    double tokens;         /* of a micro-batch */
+    int kept_layers, offloaded_layers;
+    double offloaded_bytes; /* of a micro-batch: what offloaded layers send to host memory */
+    double tokens;          /* of a micro-batch */
     double segment_tokens; /* sum of squares of the segments' lengths over the sum: their length as attention sees it */
     double trained_share;  /* of the tokens */
     int64_t head_rows;     /* rows of logits at once */

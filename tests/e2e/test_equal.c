@@ -21,7 +21,7 @@ static void recompute_policies_give_the_same_bits(void **state)
 {
     (void)state;
     static const char *const policies[] = {"gradient_checkpointing=true", "gradient_checkpointing=false",
-                                           "gradient_checkpointing=auto"};
+                                           "gradient_checkpointing=auto", "gradient_checkpointing=offload"};
     for (size_t i = 0; i < ARRAY_COUNT(policies); i++) {
         Outcome o = scene_run(&scene, (const char *const[]){policies[i], NULL}, NULL);
         outcome_equal(&straight, &o);

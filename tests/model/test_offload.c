@@ -6,7 +6,7 @@
 #include "base/safetensors.h"
 
 #define PLAIN "golden/data/model/plain"
-enum { SOURCE_LAYERS = 3, SETS = 3, TOKENS = 24 };
+enum { SOURCE_LAYERS = 3, TOKENS = 24 };
 
 /* ---- models of any depth ---- */
 
@@ -209,7 +209,7 @@ static void what_leaves_the_device_is_on_the_host(void **state)
     assert_int_equal(none, 0);
     for (int offloaded = 1; offloaded <= LAYERS; offloaded++) {
         const size_t bytes = activations(s.folder, 0, offloaded, true, &pinned);
-        const size_t moved = offloaded > SETS ? (size_t)(offloaded - SETS) : 0;
+        const size_t moved = offloaded > OFFLOAD_SETS ? (size_t)(offloaded - OFFLOAD_SETS) : 0;
         if (moved == 1) one = pinned;
         assert_int_equal(pinned, moved * one);
         /* arenas round each tensor up */
@@ -217,7 +217,7 @@ static void what_leaves_the_device_is_on_the_host(void **state)
     }
     assert_true(one >= (size_t)TOKENS * 2 * 2 * 32);
     (void)activations(s.folder, 2, LAYERS, true, &pinned);
-    assert_int_equal(pinned, (LAYERS - 2 - SETS) * one);
+    assert_int_equal(pinned, (LAYERS - 2 - OFFLOAD_SETS) * one);
     (void)activations(s.folder, 0, LAYERS, false, &pinned);
     assert_int_equal(pinned, 0); /* nothing waits for a backward */
     scratch_remove(&s);

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WIDTH = 64, FFN = 128, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 16, TENSORS_MAX = 64 };
+enum { WIDTH = 64, FFN = 128, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 16, TENSORS_MAX = 160 };
 
 typedef struct TinyTensor {
     char name[96];
@@ -25,6 +25,12 @@ static int ffn_of(const TinyOptions *o)
     return o->ffn ? o->ffn : FFN;
 }
 
+static int layers_of(const TinyOptions *o)
+{
+    CHECK(o->layers <= TINY_LAYERS_MAX);
+    return o->layers ? o->layers : TINY_LAYERS;
+}
+
 static int list_tensors(TinyTensor *list, const TinyOptions *o)
 {
     int n = 0;
@@ -35,7 +41,7 @@ static int list_tensors(TinyTensor *list, const TinyOptions *o)
         snprintf(list[n++].name, sizeof list[0].name, __VA_ARGS__);                                                    \
     } while (0)
     ADD(TINY_VOCAB, WIDTH, 0.5f, "model.embed_tokens.weight");
-    for (int l = 0; l < TINY_LAYERS; l++) {
+    for (int l = 0; l < layers_of(o); l++) {
         const struct {
             const char *module;
             int64_t rows, cols;
@@ -130,7 +136,7 @@ static bool write_config(const char *folder, const TinyOptions *o, Err *err)
                           "\"max_position_embeddings\": 512, \"hidden_act\": \"silu\", \"attention_bias\": %s, "
                           "\"mlp_bias\": %s, \"tie_word_embeddings\": %s, \"bos_token_id\": 256, "
                           "\"eos_token_id\": 257, \"torch_dtype\": \"%s\"}\n",
-                          TINY_VOCAB, WIDTH, ffn_of(o), TINY_LAYERS, HEADS, KV_HEADS, HEAD_DIM, scaling,
+                          TINY_VOCAB, WIDTH, ffn_of(o), layers_of(o), HEADS, KV_HEADS, HEAD_DIM, scaling,
                           o->bias ? "true" : "false", o->bias ? "true" : "false", o->tied ? "true" : "false",
                           o->bf16 ? "bfloat16" : "float32") &&
               write_text(folder, "config.json", &t, err);

@@ -14,10 +14,11 @@ typedef struct TinyOptions {
     bool llama3; /* llama3 rope scaling */
     bool bf16;   /* stored as BF16; F32 otherwise */
     int ffn;     /* intermediate size; 0: 128 */
+    int layers;  /* at most TINY_LAYERS_MAX; 0: TINY_LAYERS */
     uint64_t seed;
 } TinyOptions;
 
-enum { TINY_VOCAB = 320, TINY_LAYERS = 2 };
+enum { TINY_VOCAB = 320, TINY_LAYERS = 2, TINY_LAYERS_MAX = 8 };
 
 /* Creates `folder` (and its parents) and writes the files; ERR_DISK. */
 bool tiny_model_write(const char *folder, const TinyOptions *options, Err *err) MUST_USE;

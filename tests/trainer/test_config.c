@@ -387,6 +387,8 @@ static void words_mean_their_enum_values(void **state)
     WORD(gradient_checkpointing, "auto", CHECKPOINTING_AUTO);
     WORD(gradient_checkpointing, "True", CHECKPOINTING_TRUE);
     WORD(gradient_checkpointing, "false", CHECKPOINTING_FALSE);
+    WORD(gradient_checkpointing, "offload", CHECKPOINTING_OFFLOAD);
+    WORD(gradient_checkpointing, "unsloth", CHECKPOINTING_OFFLOAD);
 #undef WORD
     static const struct {
         const char *word;

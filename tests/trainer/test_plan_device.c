@@ -94,22 +94,23 @@ static bool fits(const char *model, const char *card, int64_t length, int64_t ro
 static void the_largest_sizes_fit_and_one_more_does_not(void **state)
 {
     (void)state;
-    static const char *const policies[] = {"auto", "true", "false"};
-    int64_t longest[3];
-    for (int i = 0; i < 3; i++) {
+    static const char *const policies[] = {"auto", "true", "false", "offload"};
+    int64_t longest[4];
+    for (int i = 0; i < 4; i++) {
         char more[96];
         snprintf(more, sizeof more, "sequence_len: 1024\nmicro_batch_size: 1\ngradient_checkpointing: %s\n",
                  policies[i]);
         const DevicePlan p = plan("llama-8b", "4090", more);
         longest[i] = p.max_sequence_len;
+        assert_true((p.limits_offloaded > 0) == (i == 0 || i == 3));
         assert_true(p.max_sequence_len == p.sequence_len_by_memory && p.max_sequence_len > 1024);
         assert_true(fits("llama-8b", "4090", p.max_sequence_len, 1, policies[i]));
         assert_false(fits("llama-8b", "4090", p.max_sequence_len + 1, 1, policies[i]));
         assert_true(fits("llama-8b", "4090", 1024, p.max_micro_batch_size, policies[i]));
         assert_false(fits("llama-8b", "4090", 1024, p.max_micro_batch_size + 1, policies[i]));
     }
-    assert_true(longest[0] == longest[1]); /* auto may recompute everything */
-    assert_true(longest[2] < longest[0] / 2);
+    assert_true(longest[0] == longest[3]); /* auto may offload everything */
+    assert_true(longest[1] < longest[0] / 2 && longest[2] < longest[1] / 2);
 }
 
 static void auto_keeps_the_most_layers_that_fit(void **state)
@@ -124,6 +125,74 @@ static void auto_keeps_the_most_layers_that_fit(void **state)
     assert_int_equal(all.kept_layers, 32);
     assert_true(all.memory.peak > p.memory.peak);
     assert_true(p.time.seconds[STEP_RECOMPUTE] > 0 && all.time.seconds[STEP_RECOMPUTE] == 0);
+}
+
+/* 2,048 tokens of 29 layers: x and attention in 16 bits with 32 spare columns, statistics of 32 heads. */
+static void offloaded_layers_move_their_bytes_to_the_host(void **state)
+{
+    (void)state;
+    const char *more = "sequence_len: 2048\nmicro_batch_size: 1\ngradient_checkpointing: %s\n";
+    char text[128];
+    snprintf(text, sizeof text, more, "true");
+    const DevicePlan recompute = plan("llama-8b", "h100", text);
+    snprintf(text, sizeof text, more, "offload");
+    const DevicePlan offload = plan("llama-8b", "h100", text);
+    assert_true(offload.kept_layers == 0 && offload.offloaded_layers == 32 && recompute.offloaded_layers == 0);
+    assert_int_equal(recompute.host[HOST_OFFLOADED], 0);
+    assert_int_equal(offload.host[HOST_OFFLOADED], 2048LL * 29 * (8192 + 2 * (4096 + 32) + 128));
+    assert_int_equal(recompute.memory.peak - offload.memory.peak, offload.host[HOST_OFFLOADED]);
+    assert_int_equal(recompute.memory.bytes[DEVICE_CHECKPOINTS] - offload.memory.bytes[DEVICE_CHECKPOINTS],
+                     2048LL * 29 * (8192 + 8192 + 128));
+    assert_true(offload.host_peak >= recompute.host_peak + offload.host[HOST_OFFLOADED] / 10 * 9);
+    assert_true(offload.time.total == recompute.time.total); /* the link is fast enough */
+    const DevicePlan slow = plan("llama-8b", "h100,link=1", text);
+    const double out = (double)offload.host[HOST_OFFLOADED] / 1e9;
+    assert_near(slow.time.seconds[STEP_COPIES] - slow.time.seconds[STEP_OPTIMIZER],
+                2 * out - (slow.time.total - slow.time.seconds[STEP_COPIES]), 0.2);
+}
+
+static void auto_offloads_only_what_recomputing_does_not_save(void **state)
+{
+    (void)state;
+    const char *more = "sequence_len: 16384\nmicro_batch_size: 1\nmax_gpu_memory: %.0f\n";
+    char text[128];
+    const DevicePlan recompute =
+        plan("llama-8b", "h100", "sequence_len: 16384\nmicro_batch_size: 1\ngradient_checkpointing: true\n");
+    snprintf(text, sizeof text, more, (double)recompute.memory.peak);
+    const DevicePlan enough = plan("llama-8b", "h100", text);
+    assert_true(enough.fits && enough.kept_layers == 0 && enough.offloaded_layers == 0);
+    snprintf(text, sizeof text, more, (double)recompute.memory.peak - 1);
+    const DevicePlan one = plan("llama-8b", "h100", text);
+    assert_true(one.fits && one.offloaded_layers == OFFLOAD_SETS + 1);
+    snprintf(text, sizeof text, more, (double)recompute.memory.peak - 2e9);
+    const DevicePlan some = plan("llama-8b", "h100", text);
+    const uint64_t each = one.host[HOST_OFFLOADED];
+    assert_true(some.fits && some.memory.peak <= some.budget && some.memory.peak + each > some.budget);
+    assert_int_equal(some.host[HOST_OFFLOADED], (uint64_t)(some.offloaded_layers - OFFLOAD_SETS) * each);
+}
+
+static void memory_budget_bounds_what_is_offloaded(void **state)
+{
+    (void)state;
+    const char *more = "sequence_len: 2048\nmicro_batch_size: 1\ngradient_checkpointing: %s\nmemory_budget: %s\n";
+    char text[160];
+    snprintf(text, sizeof text, more, "offload", "64GiB");
+    const DevicePlan large = plan("llama-8b", "4090", text);
+    assert_true(large.fits && large.host_peak <= large.host_budget);
+    snprintf(text, sizeof text, more, "offload", "1GiB");
+    assert_false(plan("llama-8b", "4090", text).fits); /* 0.99 GB are offloaded */
+    snprintf(text, sizeof text, more, "true", "1GiB");
+    assert_true(plan("llama-8b", "4090", text).fits);
+    snprintf(text, sizeof text, more, "auto", "8GiB");
+    const DevicePlan some = plan("llama-8b", "4090", text);
+    assert_true(some.limits_offloaded < 8ULL << 30 && large.limits_offloaded > 8ULL << 30);
+    assert_true(some.max_sequence_len < large.max_sequence_len && some.max_micro_batch_size > 1);
+    snprintf(text, sizeof text, "sequence_len: 2048\nmicro_batch_size: %lld\nmemory_budget: 8GiB\n",
+             (long long)some.max_micro_batch_size);
+    assert_true(plan("llama-8b", "4090", text).fits);
+    snprintf(text, sizeof text, "sequence_len: 2048\nmicro_batch_size: %lld\nmemory_budget: 8GiB\n",
+             (long long)some.max_micro_batch_size + 1);
+    assert_false(plan("llama-8b", "4090", text).fits);
 }
 
 static void a_run_that_does_not_fit_is_planned_and_says_so(void **state)
@@ -220,6 +289,9 @@ int main(void)
         cmocka_unit_test(longer_rows_take_more_memory_and_time),
         cmocka_unit_test(the_largest_sizes_fit_and_one_more_does_not),
         cmocka_unit_test(auto_keeps_the_most_layers_that_fit),
+        cmocka_unit_test(offloaded_layers_move_their_bytes_to_the_host),
+        cmocka_unit_test(auto_offloads_only_what_recomputing_does_not_save),
+        cmocka_unit_test(memory_budget_bounds_what_is_offloaded),
         cmocka_unit_test(a_run_that_does_not_fit_is_planned_and_says_so),
         cmocka_unit_test(max_gpu_memory_is_a_hard_budget),
         cmocka_unit_test(memory_of_the_card_decides_and_its_rates_do_not),
