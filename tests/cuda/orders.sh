@@ -4,7 +4,8 @@
 set -u
 for order in reverse random:1 priority:1 priority:2 priority:3; do
     export QLORA_CUDA_ORDER=$order QLORA_CUDA_STREAMS=deferred:${order##*[a-z:]}
-    [ "$order" != reverse ] || QLORA_CUDA_STREAMS=deferred:7
+    [ "$order" != reverse ] || QLORA_CUDA_STREAMS=oldest
+    [ "$order" != priority:3 ] || QLORA_CUDA_STREAMS=youngest
     "$1" >"${TMPDIR:-/tmp}/qlora-orders.$$" 2>&1 || {
         echo "fails with QLORA_CUDA_ORDER=$QLORA_CUDA_ORDER QLORA_CUDA_STREAMS=$QLORA_CUDA_STREAMS"
         cat "${TMPDIR:-/tmp}/qlora-orders.$$"

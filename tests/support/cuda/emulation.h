@@ -3,7 +3,9 @@
  *
  * Every setting also has an environment variable, read before the first call:
  *   QLORA_CUDA_ORDER       in-order | reverse | random:SEED | priority:SEED   who runs first (schedule.h)
- *   QLORA_CUDA_STREAMS     eager | deferred:SEED   deferred: nothing runs before somebody must wait for it
+ *   QLORA_CUDA_STREAMS     eager | deferred:SEED | oldest | youngest   deferred: nothing runs before somebody must wait
+ *                          for it; oldest, youngest: and the stream made first (last) runs as long as it can, so that
+ *                          others come as late as their waits let them, however much is queued between
  *   QLORA_CUDA_MEMORY      bytes of device memory, default 8 GiB
  *   QLORA_CUDA_CAPABILITY  MAJOR.MINOR, default 9.0
  *   QLORA_CUDA_DEVICES     how many devices there are, default 1

@@ -20,6 +20,11 @@ bool set_streams(Settings *s, const char *text)
         s->deferred = false;
         return true;
     }
+    s->stream_choice = strcmp(text, "oldest") == 0     ? StreamChoice::oldest
+                       : strcmp(text, "youngest") == 0 ? StreamChoice::youngest
+                                                       : StreamChoice::drawn;
+    s->deferred = s->stream_choice != StreamChoice::drawn;
+    if (s->deferred) return true;
     if (strncmp(text, "deferred", 8) != 0) return false;
     s->deferred = true;
     const uint64_t seed = text[8] == ':' ? strtoull(text + 9, nullptr, 10) : 0;
@@ -76,6 +81,13 @@ size_t shared_limit()
     case 120: return 99 << 10;
     default: return 227 << 10;
     }
+}
+
+uint64_t stream_choose(uint64_t n)
+{
+    const StreamChoice choice = settings().stream_choice;
+    if (choice == StreamChoice::drawn) return stream_draw_below(n);
+    return choice == StreamChoice::oldest ? 0 : n - 1;
 }
 
 uint64_t stream_draw_below(uint64_t n)

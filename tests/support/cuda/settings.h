@@ -6,12 +6,15 @@
 
 namespace emu
 {
+enum class StreamChoice { drawn, oldest, youngest };
+
 struct Settings {
     size_t memory_bytes = 8ull << 30;
     int major = 9, minor = 0;
     int devices = 1;
     bool deferred = false;
     uint64_t stream_state = 1; /* of the random order of deferred streams */
+    StreamChoice stream_choice = StreamChoice::drawn;
     bool guard_in_front = false;
 };
 
@@ -24,4 +27,7 @@ bool guard_in_front();
 size_t shared_limit();
 
 uint64_t stream_draw_below(uint64_t n);
+
+/* Which of n streams that could go on does, the oldest first. */
+uint64_t stream_choose(uint64_t n);
 } // namespace emu

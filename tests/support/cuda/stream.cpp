@@ -48,7 +48,7 @@ bool step_any()
     for (CUstream_st *stream : streams())
         if (ready(stream)) candidates.push_back(stream);
     if (candidates.empty()) return false;
-    CUstream_st *stream = candidates[stream_draw_below(candidates.size())];
+    CUstream_st *stream = candidates[stream_choose(candidates.size())];
     Operation operation = std::move(stream->queue.front());
     stream->queue.pop_front();
     run(operation);
