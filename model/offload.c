@@ -52,7 +52,7 @@ bool offload_start(Model *m, Err *err)
 {
     const size_t bytes = model_pinned_bytes(m);
     if (bytes == 0) return true;
-    m->pinned = backend_pinned_reserve(m->be, "the offloaded activations", bytes, err);
+    m->pinned = backend_pinned_reserve(m->be, "offloading activations", bytes, err);
     m->pinned_bytes = bytes;
     return m->pinned != NULL;
 }
