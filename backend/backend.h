@@ -77,7 +77,8 @@ void backend_arena_release(Backend *be, Arena *a); /* accepts an arena without s
 void backend_upload(Backend *be, const Tensor *to, const void *from);
 void backend_download(Backend *be, void *to, const Tensor *from);
 
-/* Host memory that the device copies to and from on its own (pinned), zeroed; on the CPU plain memory. */
+/* Host memory that the device copies to and from on its own (pinned), zeroed; on the CPU plain memory. Operations that
+ * say so read it in place, over the link. */
 void *backend_pinned_reserve(Backend *be, const char *name, size_t bytes, Err *err) MUST_USE;
 void backend_pinned_release(Backend *be, void *host, size_t bytes); /* accepts null; waits for copies in flight */
 

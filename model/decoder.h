@@ -69,8 +69,9 @@ struct Model {
     Lora lora;
     bool has_lora;
 
-    Tensor embed; /* (V, C) */
-    Tensor rope;  /* (positions, D) f32 */
+    Tensor embed;     /* (V, C) */
+    void *host_table; /* pinned, of `embed`; null: on the device */
+    Tensor rope;      /* (positions, D) f32 */
     Layer *layers;
     Tensor last;      /* (N, C): output of the last layer */
     int shared_owner; /* layer whose activations lie in the shared set; -1: none */

@@ -20,7 +20,7 @@ typedef struct Neftune {
     const int32_t *starts; /* host */
 } Neftune;
 
-/* ids (N) i32 on the device, each below the rows of the table */
+/* ids (N) i32 on the device, each below the rows of the table, which may lie in pinned memory (backend_pinned_reserve) */
 void embedding_forward(Backend *be, const Tensor *out, const Tensor *table, const Tensor *ids, const Neftune *noise);
 
 #ifdef __cplusplus

@@ -177,6 +177,7 @@ void model_free(Model *m)
     mem_free(m->modules);
     mem_free(m->layers);
     backend_pinned_release(m->be, m->pinned, m->pinned_bytes);
+    backend_pinned_release(m->be, m->host_table, model_host_embedding_bytes(m));
     lora_free(&m->lora);
     mem_free(m->host_rows);
     mem_free(m->host_ids);

@@ -47,6 +47,7 @@ typedef struct ModelOptions {
     uint64_t seed;
     int64_t cache_tokens; /* KV cache: tokens per sequence; 0: no generation */
     int sequences;        /* sequences generated side by side; 0 means 1 */
+    bool host_embeddings; /* the embedding table lies in pinned host memory, unless the head shares it */
     bool layer_weights;   /* a buffer for each group of a layer: decoded once for recompute and backward */
     bool decoded_weights; /* keep 4-bit weights decoded too: faster generation, compute type's memory on top */
 } ModelOptions;
@@ -65,7 +66,10 @@ void model_place(Model *m, ModelArenas *arenas);
 
 /* Pinned host memory that model_load reserves for offloaded layers; known once placed. The last few of them need none:
  * they are still on the device when their backward comes. */
-size_t model_pinned_bytes(const Model *m);
+size_t model_offloaded_bytes(const Model *m);
+
+/* And for the embedding table: 0 when it lies on the device. */
+size_t model_host_embedding_bytes(const Model *m);
 
 typedef struct ModelSummary {
     int quantized, kept;                 /* linear modules in 4 bits, and those left in the compute type */

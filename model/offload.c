@@ -36,7 +36,7 @@ static size_t set_bytes(const LayerActs *a)
     return tensor_bytes(&a->x) + tensor_bytes(&a->att) + tensor_bytes(&a->lse);
 }
 
-size_t model_pinned_bytes(const Model *m)
+size_t model_offloaded_bytes(const Model *m)
 {
     size_t bytes = 0;
     for (int i = 0; i < m->spec.layers; i++) {
@@ -50,7 +50,7 @@ size_t model_pinned_bytes(const Model *m)
 
 bool offload_start(Model *m, Err *err)
 {
-    const size_t bytes = model_pinned_bytes(m);
+    const size_t bytes = model_offloaded_bytes(m);
     if (bytes == 0) return true;
     m->pinned = backend_pinned_reserve(m->be, "offloading activations", bytes, err);
     m->pinned_bytes = bytes;

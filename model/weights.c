@@ -17,6 +17,7 @@ typedef struct Item {
     bool vector;
     Tensor to;        /* in the compute type */
     LinearPart *part; /* instead of `to`: a quantized matrix */
+    bool on_host;     /* `to` is pinned memory */
 } Item;
 
 typedef struct Plan {
@@ -26,11 +27,23 @@ typedef struct Plan {
 
 /* ---- places ---- */
 
+/* A step reads as many rows as it has tokens: the link carries them, and the table's place is free for other things. */
+static bool in_host_memory(const Model *m)
+{
+    return m->options.host_embeddings && !m->spec.tied;
+}
+
+size_t model_host_embedding_bytes(const Model *m)
+{
+    return in_host_memory(m) ? tensor_bytes(&m->embed) : 0;
+}
+
 void weights_place(Model *m, Arena *a)
 {
     const DType dtype = m->options.compute;
     const ModelSpec *s = &m->spec;
-    m->embed = arena_matrix(a, dtype, s->vocab, s->hidden);
+    m->embed = in_host_memory(m) ? tensor_matrix(NULL, dtype, s->vocab, s->hidden) /* until weights_load */
+                                 : arena_matrix(a, dtype, s->vocab, s->hidden);
     for (int i = 0; i < s->layers; i++) {
         Layer *l = &m->layers[i];
         l->norm1 = arena_vector(a, dtype, s->hidden);
@@ -95,6 +108,7 @@ static bool plan_make(Plan *p, Model *m, Err *err)
     p->items = mem_alloc((size_t)m->spec.layers * 16 + 3, sizeof *p->items, err);
     if (!p->items) return false;
     add_matrix(p, "model.embed_tokens.weight", &m->embed);
+    p->items[0].on_host = in_host_memory(m);
     for (int i = 0; i < m->spec.layers; i++) {
         Layer *l = &m->layers[i];
         char name[160];
@@ -216,7 +230,7 @@ static bool read_matrix(const WeightsRows *rows, int64_t first, int64_t count, f
     return m->compute != DTYPE_F16 || check_values(to, count * cols, first * cols, m->item, m->compute, err);
 }
 
-static void upload(Backend *be, const Tensor *to, float *values)
+static void upload(Backend *be, const Tensor *to, float *values, bool on_host)
 {
     if (to->dtype != DTYPE_F32) {
         uint16_t *narrow = (uint16_t *)(void *)values; /* overtakes nothing: it is the shorter one */
@@ -225,7 +239,10 @@ static void upload(Backend *be, const Tensor *to, float *values)
             memcpy(&narrow[i], &bits, sizeof bits);
         }
     }
-    backend_upload(be, to, values);
+    if (on_host)
+        memcpy(to->data, values, tensor_bytes(to)); /* dense, and read by nothing yet */
+    else
+        backend_upload(be, to, values);
 }
 
 static bool load_plain(Model *m, const ModelSource *source, const SourceTensor *t, const Item *item, float *buffer,
@@ -238,7 +255,7 @@ static bool load_plain(Model *m, const ModelSource *source, const SourceTensor *
         if (!check_values(buffer, n * item->cols, first * item->cols, item, item->to.dtype, err)) return false;
         const Tensor to =
             item->vector ? tensor_slice_flat(&item->to, first, n) : tensor_slice_rows(&item->to, first, n);
-        upload(m->be, &to, buffer);
+        upload(m->be, &to, buffer, item->on_host);
     }
     return true;
 }
@@ -368,12 +385,21 @@ static bool load_rope(Model *m, Err *err)
     return true;
 }
 
+static bool reserve_embeddings(Model *m, Err *err)
+{
+    if (!in_host_memory(m)) return true;
+    m->host_table = backend_pinned_reserve(m->be, "the embedding table", tensor_bytes(&m->embed), err);
+    m->embed.data = m->host_table;
+    return m->host_table != NULL;
+}
+
 bool weights_load(Model *m, const ModelSource *source, Err *err)
 {
     Plan p = {0};
     Staging s = {0};
-    const bool ok = plan_make(&p, m, err) && check_strangers(&p, source, m->spec.tied, err) &&
-                    staging_make(&s, m, &p, err) && load_all(m, source, &p, &s, err) && load_rope(m, err);
+    const bool ok = reserve_embeddings(m, err) && plan_make(&p, m, err) &&
+                    check_strangers(&p, source, m->spec.tied, err) && staging_make(&s, m, &p, err) &&
+                    load_all(m, source, &p, &s, err) && load_rope(m, err);
     staging_free(&s);
     mem_free(p.items);
     return ok && backend_sync(m->be, err);

@@ -31,6 +31,7 @@ typedef enum OptimizerKind {
     OPTIMIZER_ADAMW,
     OPTIMIZER_PAGED_ADAMW_32BIT
 } OptimizerKind;
+typedef enum HostPlace { HOST_AUTO, HOST_TRUE, HOST_FALSE } HostPlace;
 typedef enum CheckpointingKind {
     CHECKPOINTING_AUTO,
     CHECKPOINTING_TRUE,

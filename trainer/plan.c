@@ -221,6 +221,7 @@ bool plan_make(Plan *out, Session *s, const Prompts *prompts, const char *page_p
     if (backend_kind(s->backend) == BACKEND_CUDA) return plan_on_device(out, s, prompts, page_path, err);
     if (config_is_set(s->config, "max_gpu_memory"))
         log_info("max_gpu_memory has no effect on the CPU; see memory_budget");
+    if (s->settings.host_embeddings == HOST_TRUE) log_info("host_embeddings has no effect on the CPU");
     if (s->settings.checkpointing == CHECKPOINTING_OFFLOAD)
         log_info("gradient_checkpointing: offload is the same as true on the CPU, whose memory is the host's");
     if (!plan_count(&p, s, prompts, err)) return false;

@@ -27,11 +27,12 @@ typedef struct Plan {
     ModelSummary model;
     /* bytes */
     uint64_t weights, state, activations, scratch;
-    uint64_t paged;     /* optimizer states on disk; not part of the peak */
-    uint64_t offloaded; /* layer inputs in pinned host memory; part of the host's peak */
-    uint64_t process;   /* resident when the plan was made; on a card its context */
-    uint64_t products;  /* code and packing buffers of the matrix products; on a card cuBLAS' workspace and staging */
-    uint64_t loading;   /* staging while weights stream in */
+    uint64_t paged;           /* optimizer states on disk; not part of the peak */
+    uint64_t host_embeddings; /* the table in pinned host memory; part of the host's peak */
+    uint64_t offloaded;       /* layer inputs in pinned host memory; part of the host's peak */
+    uint64_t process;         /* resident when the plan was made; on a card its context */
+    uint64_t products; /* code and packing buffers of the matrix products; on a card cuBLAS' workspace and staging */
+    uint64_t loading;  /* staging while weights stream in */
     uint64_t peak_memory_bytes; /* of the device */
     uint64_t host_memory_bytes; /* on a card: of the host; 0 on the CPU, where it is the same memory */
     StepTime time;              /* predicted, of an average update; total 0: not asked for, or no figures */

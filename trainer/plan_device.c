@@ -1,6 +1,7 @@
 #include "trainer/plan_device.h"
 
 #include "backend/host_memory.h"
+#include "base/log.h"
 #include "trainer/process.h"
 
 #include <string.h>
@@ -101,7 +102,7 @@ static void split_arenas(DeviceMemory *m, const Session *s, const ModelArenas *a
     adamw_place(s->optimizer, &states, &buffers);
     uint64_t weights = arenas->weights.peak, state = arenas->state.peak, acts = arenas->activations.peak;
     uint64_t scratch = arenas->scratch.peak;
-    bytes[DEVICE_EMBEDDINGS] = carve(&weights, table_bytes(s));
+    bytes[DEVICE_EMBEDDINGS] = carve(&weights, table_bytes(s) - model_host_embedding_bytes(s->model));
     bytes[DEVICE_HEAD] = source_spec(s->source)->tied ? 0 : carve(&weights, table_bytes(s));
     bytes[DEVICE_WEIGHTS] = weights;
     bytes[DEVICE_ADAPTERS] = carve(&state, values);
@@ -158,7 +159,8 @@ static void host_memory(DevicePlan *p, const Session *s)
     process_trim();
     p->host[HOST_PROCESS] = process_resident_bytes();
     p->host[HOST_PAGES] = adamw_paged_bytes(s->optimizer);
-    p->host[HOST_OFFLOADED] = model_pinned_bytes(s->model);
+    p->host[HOST_EMBEDDINGS] = model_host_embedding_bytes(s->model);
+    p->host[HOST_OFFLOADED] = model_offloaded_bytes(s->model);
     p->host[HOST_STAGING] = STAGING_HOST;
     p->host[HOST_LOADING] = plan_loading_bytes(source_spec(s->source));
     p->host[HOST_DRIVER] = DRIVER_BYTES;
@@ -167,10 +169,11 @@ static void host_memory(DevicePlan *p, const Session *s)
         p->host_peak += p->host[i];
 }
 
-/* Whether what the model in the session offloads may lie in host memory. */
+/* Whether what the model in the session has in host memory may lie there. */
 static bool host_holds(DevicePlan *p, const Session *s)
 {
-    if (model_pinned_bytes(s->model) == 0 || p->host_budget == UINT64_MAX) return true;
+    const size_t bytes = model_offloaded_bytes(s->model) + model_host_embedding_bytes(s->model);
+    if (bytes == 0 || p->host_budget == UINT64_MAX) return true;
     host_memory(p, s);
     return p->host_peak <= p->host_budget;
 }
@@ -187,6 +190,30 @@ static void saving_range(const DevicePlan *p, const Session *s, int *low, int *h
     case CHECKPOINTING_TRUE: *low = *high = layers; return;
     case CHECKPOINTING_OFFLOAD: *low = *high; return;
     }
+}
+
+/* Whether the link brings a token's row in 1 % of the time that products of a token take at least. */
+static bool cheap_over_link(const DeviceCard *card, const Session *s)
+{
+    const ModelSpec *m = source_spec(s->source);
+    const double row = (double)m->hidden * (double)dtype_bytes(s->settings.model.compute) / card->link;
+    return row < 0.01 * 4 * (double)step_linear_weights(m) / card->matmul;
+}
+
+static bool place_embeddings(DevicePlan *p, Session *s, Err *err)
+{
+    const HostPlace asked = s->settings.host_embeddings;
+    ModelOptions *o = &s->settings.model;
+    DeviceMemory m;
+    int low, high;
+    o->host_embeddings = asked == HOST_TRUE || (asked == HOST_AUTO && cheap_over_link(&p->card, s));
+    if (asked == HOST_TRUE && source_spec(s->source)->tied)
+        log_info("host_embeddings has no effect: the head of this model is its embedding table");
+    if (!o->host_embeddings || asked == HOST_TRUE) return true;
+    saving_range(p, s, &low, &high);
+    if (!measure(&m, s, p, p->counts.max_tokens, low, err)) return false;
+    o->host_embeddings = host_holds(p, s);
+    return true;
 }
 
 /* Gives up the least with which so many tokens fit the device, by bisection; the most when nothing does. */
@@ -262,7 +289,7 @@ static bool offloaded_by(uint64_t *bytes, DevicePlan *p, Session *s, int64_t tok
     *bytes = 0;
     if (tokens == 0) return true;
     if (!choose_saving(&saving, &m, p, s, tokens, err)) return false;
-    *bytes = model_pinned_bytes(s->model);
+    *bytes = model_offloaded_bytes(s->model);
     return true;
 }
 
@@ -302,10 +329,11 @@ static bool refuse(const DevicePlan *p, uint64_t limit, const char *whose, Err *
 static bool refuse_host(const DevicePlan *p, Err *err)
 {
     return FAIL(err, ERR_MEMORY,
-                "the run needs %.2f GB of host memory, %.2f GB of it for what %d layers offload, and may use %.2f GB; "
-                "lower sequence_len or micro_batch_size, raise memory_budget, or set gradient_checkpointing: true",
+                "the run needs %.2f GB of host memory, %.2f GB of it for what %d layers offload and %.2f GB for "
+                "embeddings, and may use %.2f GB; lower sequence_len or micro_batch_size, raise memory_budget, or set "
+                "gradient_checkpointing: true and host_embeddings: false",
                 (double)p->host_peak / 1e9, (double)p->host[HOST_OFFLOADED] / 1e9, p->offloaded_layers,
-                (double)p->host_budget / 1e9);
+                (double)p->host[HOST_EMBEDDINGS] / 1e9, (double)p->host_budget / 1e9);
 }
 
 static bool keep_to_budget(const DevicePlan *p, const Session *s, Err *err)
@@ -323,6 +351,7 @@ static bool describe(DevicePlan *p, const Session *s, Err *err)
     p->counts.offloaded_layers = p->offloaded_layers;
     host_memory(p, s);
     p->counts.offloaded = p->host[HOST_OFFLOADED];
+    p->counts.host_embeddings = p->host[HOST_EMBEDDINGS];
     return plan_time(&p->time, &p->counts, s, &p->card, err);
 }
 
@@ -332,7 +361,9 @@ bool plan_device_make(DevicePlan *out, Session *s, const DeviceCard *card, const
     if (!plan_count(&p.counts, s, prompts, err)) return false;
     s->settings.model.cache_tokens = p.counts.cache_tokens;
     set_budget(&p, s);
-    if (!find_limits(&p, s, err) || !choose_layers(&p, s, err) || !describe(&p, s, err)) return false;
+    if (!place_embeddings(&p, s, err) || !find_limits(&p, s, err) || !choose_layers(&p, s, err) ||
+        !describe(&p, s, err))
+        return false;
     if (!plan_check_quantized(&p.counts, s, err) || !keep_to_budget(&p, s, err)) return false;
     *out = p;
     return true;
@@ -377,7 +408,9 @@ bool plan_on_device(Plan *out, Session *s, const Prompts *prompts, const char *p
     set_budget(&p, s);
     if (p.host_budget == UINT64_MAX) /* the rest of the machine lives too */
         p.host_budget = process_resident_bytes() + host_memory_available("") / 10 * 9;
-    if (!choose_layers(&p, s, err) || !describe(&p, s, err) || !keep_to_budget(&p, s, err)) return false;
+    if (!place_embeddings(&p, s, err) || !choose_layers(&p, s, err) || !describe(&p, s, err) ||
+        !keep_to_budget(&p, s, err))
+        return false;
     if (p.memory.peak > p.budget) return refuse(&p, p.budget, "the card has free", err);
     if (!p.fits) return refuse_host(&p, err);
     fill_plan(out, &p, s);

@@ -30,6 +30,7 @@
 #define HOST_MEMORY_TERMS(X)                                                                                           \
     X(HOST_PROCESS, "process", "program, tokenizer, tokens")                                                           \
     X(HOST_PAGES, "pages", "paged optimizer states, pinned")                                                           \
+    X(HOST_EMBEDDINGS, "embeddings", "embeddings, pinned")                                                             \
     X(HOST_OFFLOADED, "offloaded", "layer inputs and attention, pinned")                                               \
     X(HOST_STAGING, "staging", "pinned staging")                                                                       \
     X(HOST_LOADING, "loading", "loading the weights")                                                                  \

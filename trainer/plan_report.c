@@ -48,6 +48,7 @@ static bool memory_text(const Plan *p, Text *out, Err *err)
            memory_line(out, card ? "CUDA context and code" : "program, tokenizer, tokens", p->process, err) &&
            memory_line(out, "peak", p->peak_memory_bytes, err) &&
            (!card || memory_line(out, "peak of the host", p->host_memory_bytes, err)) &&
+           (!p->host_embeddings || memory_line(out, "in it: embeddings, pinned", p->host_embeddings, err)) &&
            (!p->offloaded || memory_line(out, "in it: inputs of layers, pinned", p->offloaded, err)) &&
            (!p->paged || memory_line(out, card ? "in it: paged optimizer states" : "on disk: paged optimizer states",
                                      p->paged, err));
@@ -105,10 +106,11 @@ bool plan_text(const Plan *p, const Session *s, Text *out, Err *err)
 
 static json_t *memory_json(const Plan *p)
 {
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "weights", (json_int_t)p->weights, "state",
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "weights", (json_int_t)p->weights, "state",
                      (json_int_t)p->state, "activations", (json_int_t)p->activations, "scratch", (json_int_t)p->scratch,
-                     "paged", (json_int_t)p->paged, "offloaded", (json_int_t)p->offloaded, "products",
-                     (json_int_t)p->products, "process", (json_int_t)p->process);
+                     "paged", (json_int_t)p->paged, "offloaded", (json_int_t)p->offloaded, "host_embeddings",
+                     (json_int_t)p->host_embeddings, "products", (json_int_t)p->products, "process",
+                     (json_int_t)p->process);
 }
 
 void plan_time_json(json_t *o, const StepTime *t)

@@ -51,6 +51,7 @@ bool plan_time(StepTime *out, const Plan *p, const Session *s, const DeviceCard 
         .offloaded_layers = p->offloaded_layers,
         .head_rows = o->loss_rows > 0 ? o->loss_rows : HEAD_ROWS,
         .layer_weights = o->layer_weights,
+        .host_embeddings = p->host_embeddings > 0,
         .dropout = o->lora.dropout > 0,
         .micro_batches = (double)ceil_div(s->settings.update_rows, s->settings.micro_rows),
         .trainable = lora->table.trainable,

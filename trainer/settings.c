@@ -135,6 +135,7 @@ void settings_make(Settings *out, const Config *c, const Backend *be)
     Settings s = {
         .model = model_options(c, be),
         .checkpointing = CONFIG_GET(c, gradient_checkpointing),
+        .host_embeddings = CONFIG_GET(c, host_embeddings),
         .memory_budget = CONFIG_GET(c, memory_budget),
         .optimizer = optimizer_options(c),
         .watchdog = {.threshold = CONFIG_GET_IN(c, loss_watchdog, threshold),

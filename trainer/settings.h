@@ -12,8 +12,9 @@
 typedef struct Settings {
     ModelOptions model; /* max_tokens, kept_layers and the cache come from the plan */
     CheckpointingKind checkpointing;
-    int64_t memory_budget;  /* bytes; 0: what the machine has */
-    AdamwOptions optimizer; /* page_path comes from the run */
+    HostPlace host_embeddings; /* the plan decides about auto */
+    int64_t memory_budget;     /* bytes; 0: what the machine has */
+    AdamwOptions optimizer;    /* page_path comes from the run */
     WatchdogOptions watchdog;
     int threads; /* 0: all cores */
 

@@ -235,7 +235,8 @@ static double offload_seconds(const DeviceCard *c, const StepShape *s, double de
 
 static void micro_batch(StepTime *t, const DeviceCard *c, const StepShape *s)
 {
-    double bytes = 2.0 * (double)s->spec->hidden * s->element_bytes; /* of the embeddings */
+    const double row = (double)s->spec->hidden * s->element_bytes; /* of the embeddings: read and written */
+    double bytes = s->host_embeddings ? row : 2 * row;
     static const int modules[GROUPS] = {3, 1, 2, 1};
     for (int i = 0; i < s->spec->layers; i++) {
         const bool again = recomputes(s, i);
@@ -254,6 +255,7 @@ static void micro_batch(StepTime *t, const DeviceCard *c, const StepShape *s)
         device += t->seconds[i];
     t->seconds[STEP_COPIES] = offload_seconds(c, s, device);
     t->seconds[STEP_HEAD] = head_seconds(c, s);
+    if (s->host_embeddings) t->seconds[STEP_COPIES] += row * s->tokens / c->link;
     device += t->seconds[STEP_HEAD] + t->seconds[STEP_COPIES];
     const double count = launches(s), gaps = count * GAP_SECONDS;
     t->seconds[STEP_LAUNCHES] = gaps + longer(0, count * c->launch - device - gaps);

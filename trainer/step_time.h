@@ -24,7 +24,7 @@
  *   optimizer    gradients read twice and zeroed, parameters and states read and written
  *   copies       token ids and positions of each micro-batch, losses back; pages of a paged optimizer beyond what the
  *                update hides; checkpoints of offloaded layers out and back, beyond what these layers compute meanwhile
- *                (a third of it forward)
+ *                (a third of it forward); rows of an embedding table in host memory
  * The constants are in step_time.c with their sources. No term was measured on a card by this program. Beside the
  * roofline of an H100 in reference figures (17,960 tokens/s for Llama-3.1-8B, 8 x 2,048, kept; 13,810 recomputed) the
  * sum is 12 % and 9 % lower, at 8,192 tokens a row 24 %, because it takes attention without wgmma.
@@ -63,6 +63,7 @@ typedef struct StepShape {
     double trained_share;  /* of the tokens */
     int64_t head_rows;     /* rows of logits at once */
     bool layer_weights;    /* all groups of a layer stay decoded: recompute and backward share them */
+    bool host_embeddings;  /* the embedding table is read over the link */
     bool dropout;
     double micro_batches; /* of an update */
     int64_t trainable;

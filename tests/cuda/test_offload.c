@@ -1,5 +1,7 @@
-/* Whole runs that offload checkpoints of layers: same bits as runs that keep or recompute, by order, by budget, resumed. */
+/* Whole runs that have checkpoints of layers or embeddings in host memory: same bits as runs that keep all on the device,
+ * by order, by budget, resumed. */
 #define SCENE_LAYERS 7
+#define SCENE_TIED false
 #define SCENE_UPDATES 4
 #include "tests/e2e/scene.h"
 #include "tests/support/cuda/emulation.h"
@@ -43,12 +45,14 @@ static void assert_as_kept(void)
 static void every_policy_gives_the_same_bits(void **state)
 {
     (void)state;
-    static const char *const policies[] = {"true", "offload"};
+    static const char *const policies[][2] = {
+        {"gradient_checkpointing=true",    "host_embeddings=false"},
+        {"gradient_checkpointing=offload", "host_embeddings=true" },
+        {"gradient_checkpointing=false",   "host_embeddings=true" }
+    };
     for (size_t i = 0; i < ARRAY_COUNT(policies); i++) {
-        char policy[64];
-        snprintf(policy, sizeof policy, "gradient_checkpointing=%s", policies[i]);
         scene_forget_run(&scene);
-        scene_train(&scene, (const char *const[]){policy, SAMPLES, NULL}, NULL, 0);
+        scene_train(&scene, (const char *const[]){policies[i][0], policies[i][1], SAMPLES, NULL}, NULL, 0);
         assert_as_kept();
     }
 }
@@ -56,7 +60,7 @@ static void every_policy_gives_the_same_bits(void **state)
 /* ---- plans ---- */
 
 typedef struct Planned {
-    uint64_t peak, offloaded; /* bytes of the plan */
+    uint64_t peak, offloaded, embeddings; /* bytes of the plan */
     int kept_layers, offloaded_layers;
     uint64_t device, pinned; /* bytes that the emulation counted once the run was placed; 0 on a real device */
 } Planned;
@@ -73,7 +77,7 @@ static bool place(Planned *out, const char *const *overrides, Err *err)
               session_open(&s, config, &(SessionOptions){.weights = true}, err) && session_open_tokenizer(&s, err) &&
               session_open_data(&s, true, err) && plan_make(&p, &s, NULL, NULL, err) && session_place(&s, err);
     if (ok) {
-        *out = (Planned){p.peak_memory_bytes, p.offloaded, p.kept_layers, p.offloaded_layers, 0, 0};
+        *out = (Planned){p.peak_memory_bytes, p.offloaded, p.host_embeddings, p.kept_layers, p.offloaded_layers, 0, 0};
         if (emulation_counts) out->device = emulation_counts().device_bytes;
         if (emulation_counts) out->pinned = emulation_counts().pinned_bytes;
     }
@@ -117,13 +121,18 @@ static void what_is_planned_is_taken_on_device_and_host(void **state)
     enum { PAGES = 4 * 4096 }; /* four arenas */
     const Planned recompute = PLANNED("gradient_checkpointing=true");
     const Planned offload = PLANNED("gradient_checkpointing=offload");
-    assert_true(recompute.offloaded == 0 && recompute.offloaded_layers == 0);
+    const Planned table = PLANNED("gradient_checkpointing=true", "host_embeddings=true");
+    assert_true(recompute.offloaded == 0 && recompute.offloaded_layers == 0 && recompute.embeddings == 0);
+    assert_int_equal(table.embeddings, TINY_VOCAB * 64 * 4);
+    assert_int_equal(recompute.peak - table.peak, table.embeddings);
     assert_int_equal(offload.offloaded_layers, SCENE_LAYERS);
     assert_true(offload.offloaded > 100000);
     assert_within(recompute.peak - offload.peak, offload.offloaded, 4 * 3 * 64);
     if (!emulation_counts) skip();
     assert_within(recompute.device - offload.device, recompute.peak - offload.peak, PAGES);
     assert_within(offload.pinned - recompute.pinned, offload.offloaded, 4096);
+    assert_within(recompute.device - table.device, table.embeddings, 4096);
+    assert_within(table.pinned - recompute.pinned, table.embeddings, 4096);
 }
 
 /* A budget between recomputing everything and offloading everything is met by offloading some. */

@@ -32,6 +32,9 @@ typedef struct Scene {
 #ifndef SCENE_LAYERS
 #    define SCENE_LAYERS TINY_LAYERS
 #endif
+#ifndef SCENE_TIED /* whether the head is the embedding table */
+#    define SCENE_TIED true
+#endif
 enum { SCENE_STEPS = SCENE_UPDATES };
 
 /* Compiled with QLORA_TEST_CUDA=1 the same tests run on the CUDA backend; on emulated threads they take fewer points. */
@@ -55,7 +58,7 @@ static inline void scene_open(Scene *s)
     scene_path(test, s, "test.jsonl");
     scene_path(s->config, s, "config.yaml");
     scene_path(s->log, s, "log");
-    const TinyOptions tiny = {.tied = true, .layers = SCENE_LAYERS, .seed = 7};
+    const TinyOptions tiny = {.tied = SCENE_TIED, .layers = SCENE_LAYERS, .seed = 7};
     CHECK(tiny_model_write(model, &tiny, &err));
     CHECK(tiny_chats_write(train, 48, 1, &err));
     CHECK(tiny_chats_write(test, 8, 2, &err));

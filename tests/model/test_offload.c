@@ -1,4 +1,4 @@
-/* Offloaded checkpoints change no bit, however many layers travel and whatever runs between. */
+/* What waits or lies in host memory changes no bit: checkpoints of layers, whatever runs between, and the embeddings. */
 #include "tests/model/rig.h"
 #include "tests/support/scratch.h"
 
@@ -6,6 +6,7 @@
 #include "base/safetensors.h"
 
 #define PLAIN "golden/data/model/plain"
+#define UNTIED "golden/data/model/bias" /* a head of its own */
 enum { SOURCE_LAYERS = 3, TOKENS = 24 };
 
 /* ---- models of any depth ---- */
@@ -93,7 +94,9 @@ static void make_batch(RigBatch *b, const int64_t *lengths, int segments, int64_
 typedef struct Outcome {
     float *grads;
     size_t grad_bytes, pinned;
+    size_t weights, table; /* bytes of the arena; of host memory */
     double losses[5];
+    float logits[2];
 } Outcome;
 
 /* Micro-batches that grow, shrink and differ, with an evaluation and a generated token between them: whatever a copy
@@ -111,30 +114,50 @@ static void train(const Rig *r, Outcome *o)
     o->losses[1] = model_train(r->model, &b[1].batch, 40, 3, 1);
     o->losses[2] = model_evaluate(r->model, &b[2].batch);
     model_prefill(r->model, 0, b[0].ids, 7, logits);
+    o->logits[0] = logits[5];
     model_decode(r->model, b[0].ids, 1, logits);
+    o->logits[1] = logits[5];
     o->losses[3] = model_train(r->model, &b[2].batch, 40, 4, 0);
     o->losses[4] = model_train(r->model, &b[1].batch, 40, 4, 1);
     free(logits);
 }
 
-static Outcome outcome_of(const char *folder, DType compute, int kept, int offloaded)
+static ModelOptions options_of(DType compute, int kept, int offloaded)
 {
-    Outcome out;
     ModelOptions o = rig_options(compute, TOKENS);
     o.adapters = true;
     o.lora = (LoraOptions){.r = 4, .alpha = 6, .dropout = 0.1};
     o.cache_tokens = 12;
     o.kept_layers = kept;
     o.offloaded_layers = offloaded;
+    return o;
+}
+
+static Outcome outcome_of(const char *folder, ModelOptions o)
+{
+    Outcome out;
     Rig r = rig_open(folder, NULL, o);
     rig_fill_adapters(&r, 0.2f);
     train(&r, &out);
     MUST(backend_sync(r.be, &rig_err));
     out.grads = rig_download(&r, model_grads(r.model));
     out.grad_bytes = tensor_bytes(model_grads(r.model));
-    out.pinned = model_pinned_bytes(r.model);
+    out.pinned = model_offloaded_bytes(r.model);
+    out.weights = r.arenas.weights.peak;
+    out.table = model_host_embedding_bytes(r.model);
     rig_close(&r);
     return out;
+}
+
+/* Frees what they hold. */
+static void assert_same(Outcome *a, Outcome *b)
+{
+    assert_memory_equal(a->losses, b->losses, sizeof a->losses);
+    assert_memory_equal(a->logits, b->logits, sizeof a->logits);
+    assert_int_equal(a->grad_bytes, b->grad_bytes);
+    assert_memory_equal(a->grads, b->grads, a->grad_bytes);
+    free(a->grads);
+    free(b->grads);
 }
 
 static const struct {
@@ -158,13 +181,9 @@ static void offload_changes_no_bit(DType compute)
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
         const int layers = cases[i].layers;
         Scratch s = deep_model(layers);
-        Outcome keep = outcome_of(s.folder, compute, layers, 0);
-        Outcome ours = outcome_of(s.folder, compute, cases[i].kept, cases[i].offloaded);
-        assert_memory_equal(keep.losses, ours.losses, sizeof keep.losses);
-        assert_int_equal(keep.grad_bytes, ours.grad_bytes);
-        assert_memory_equal(keep.grads, ours.grads, keep.grad_bytes);
-        free(keep.grads);
-        free(ours.grads);
+        Outcome keep = outcome_of(s.folder, options_of(compute, layers, 0));
+        Outcome ours = outcome_of(s.folder, options_of(compute, cases[i].kept, cases[i].offloaded));
+        assert_same(&keep, &ours);
         scratch_remove(&s);
     }
 }
@@ -194,7 +213,7 @@ static size_t activations(const char *folder, int kept, int offloaded, bool trai
     o.offloaded_layers = offloaded;
     Rig r = rig_open(folder, NULL, o);
     const size_t bytes = r.arenas.activations.peak;
-    *pinned = model_pinned_bytes(r.model);
+    *pinned = model_offloaded_bytes(r.model);
     rig_close(&r);
     return bytes;
 }
@@ -223,11 +242,43 @@ static void what_leaves_the_device_is_on_the_host(void **state)
     scratch_remove(&s);
 }
 
+/* ---- embeddings ---- */
+
+static void embeddings_in_host_memory_change_no_bit(void **state)
+{
+    (void)state;
+    static const DType dtypes[] = {DTYPE_BF16, DTYPE_F32};
+    for (size_t i = 0; i < ARRAY_COUNT(dtypes); i++) {
+        ModelOptions o = options_of(dtypes[i], 1, 2);
+        o.neftune_alpha = 5;
+        Outcome device = outcome_of(UNTIED, o);
+        o.host_embeddings = true;
+        Outcome host = outcome_of(UNTIED, o);
+        assert_int_equal(device.table, 0);
+        assert_true(host.table > 0);
+        assert_in_range(device.weights - host.weights, host.table, host.table + ARENA_ALIGN);
+        assert_same(&device, &host);
+    }
+}
+
+static void a_table_that_is_the_head_too_stays_on_the_device(void **state)
+{
+    (void)state;
+    ModelOptions o = options_of(DTYPE_BF16, 0, 0);
+    Outcome device = outcome_of(PLAIN, o);
+    o.host_embeddings = true;
+    Outcome host = outcome_of(PLAIN, o);
+    assert_true(host.table == 0 && device.weights == host.weights);
+    assert_same(&device, &host);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(offload_changes_no_bit_in_bf16),
         cmocka_unit_test(offload_changes_no_bit_in_f32),
+        cmocka_unit_test(embeddings_in_host_memory_change_no_bit),
+        cmocka_unit_test(a_table_that_is_the_head_too_stays_on_the_device),
         cmocka_unit_test(what_leaves_the_device_is_on_the_host),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -98,9 +98,8 @@ static void one_line_of_json_holds_everything_by_name(void **state)
                                         "lora",     "head",      "optimizer", "copies",    "launches"};
     for (size_t i = 0; i < ARRAY_COUNT(terms); i++)
         (void)real(json_object_get(o, "time"), terms[i]);
-    static const char *const purposes[] = {"weights",   "embeddings", "head",        "adapters",
-                                           "gradients", "optimizer",  "activations", "checkpoints",
-                                           "scratch",   "workspace",  "context"};
+    static const char *const purposes[] = {"weights",     "head",        "adapters", "gradients", "optimizer",
+                                           "activations", "checkpoints", "scratch",  "workspace", "context"};
     for (size_t i = 0; i < ARRAY_COUNT(purposes); i++)
         assert_true(real(json_object_get(o, "memory"), purposes[i]) > 0);
     json_decref(o);
