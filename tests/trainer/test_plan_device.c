@@ -213,7 +213,8 @@ static void embeddings_go_to_the_host_where_that_costs_little(void **state)
     assert_near(host.time.seconds[STEP_COPIES] - device.time.seconds[STEP_COPIES], rows, 1e-6);
     assert_true(host.time.total < 1.01 * device.time.total);
     /* a link too slow for it, or a host too small, unless it is asked for */
-    assert_int_equal(plan("llama-8b", "h100,link=1", shape).host[HOST_EMBEDDINGS], 0);
+    assert_int_equal(plan("llama-8b", "h100,matmul=700,link=20", shape).host[HOST_EMBEDDINGS], 0);
+    assert_int_equal(plan("llama-8b", "h100,matmul=700,link=21", shape).host[HOST_EMBEDDINGS], table);
     snprintf(text, sizeof text, "%smemory_budget: 1GiB\n", shape);
     const DevicePlan small = plan("llama-8b", "h100", text);
     assert_true(small.host[HOST_EMBEDDINGS] == 0 && small.fits);
