@@ -226,6 +226,17 @@ __device__ __forceinline__ int64_t thread_step()
     return static_cast<int64_t>(gridDim.x) * blockDim.x;
 }
 
+/* The same for loops of whole warps over items. */
+__device__ __forceinline__ int64_t warp_first()
+{
+    return thread_first() / WARP_SIZE;
+}
+
+__device__ __forceinline__ int64_t warp_step()
+{
+    return thread_step() / WARP_SIZE;
+}
+
 /* a / b of non-negative numbers: 64-bit divisions take a hundred instructions, 32-bit ones twenty. */
 __device__ __forceinline__ int64_t quotient(int64_t a, int64_t b)
 {

@@ -18,16 +18,6 @@ static __device__ __forceinline__ int lane_of()
     return static_cast<int>(threadIdx.x) % WARP_SIZE;
 }
 
-static __device__ __forceinline__ int64_t warp_first()
-{
-    return static_cast<int64_t>(blockIdx.x) * WARPS + threadIdx.x / WARP_SIZE;
-}
-
-static __device__ __forceinline__ int64_t warp_step()
-{
-    return static_cast<int64_t>(gridDim.x) * WARPS;
-}
-
 /* --- what the kernels get --- */
 
 enum Storage {

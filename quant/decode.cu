@@ -6,28 +6,29 @@
 
 enum { THREADS = 256 };
 
-/* A thread decodes a pack at a time; neighbours take neighbouring packs. */
-template <class T, int N> static __global__ void decode_kernel(Rows<T> w, QuantView q, PackGrid grid)
+/* A warp decodes a span at a time. */
+template <class T, int N> static __global__ void decode_kernel(Rows<T> w, QuantView q, int64_t cols, int64_t spans)
 {
     SHARED_ARRAY(float, tables, QUANT_TABLES);
     quant_load_tables(tables, q.tables);
-    for (int64_t i = thread_first(); i < grid.count; i += thread_step()) {
-        const PackPlace at = pack_place<N>(grid, i);
-        float x[N];
-        quant_pack<N>(x, q, tables, at.row * grid.cols + at.col);
-        pack_store<N>(w.at(at.row, at.col), x);
+    for (int64_t span = warp_first(); span < spans; span += warp_step()) {
+        const SpanRows place(span * q.span, cols);
+        quant_span<N>(q, tables, span,
+                      [&](int weight, const float(&x)[N]) { pack_store<N>(place.at(w, 0, weight), x); });
     }
 }
 
 template <class T, int N> static void launch(Backend *be, const Tensor *w, const QuantMatrix *m)
 {
-    const PackGrid grid = pack_grid(m->rows, m->cols, N);
-    CUDA_LAUNCH(be, (decode_kernel<T, N>), cuda_thread_blocks(be, grid.count, THREADS), THREADS, 0, cuda_rows<T>(w),
-                quant_view(be, m), grid);
+    const QuantView q = quant_view(be, m);
+    const int64_t spans = quant_spans(q);
+    CUDA_LAUNCH(be, (decode_kernel<T, N>), cuda_thread_blocks(be, spans * WARP_SIZE, THREADS), THREADS, 0,
+                cuda_rows<T>(w), q, m->cols, spans);
 }
 
 static void decode_cuda(Backend *be, const Tensor *w, const QuantMatrix *m)
 {
+    CHECK(m->cols <= INT32_MAX);
     cuda_typed(w->dtype, [&](auto element) {
         typedef decltype(element) T;
         constexpr int N = cuda_pack<T>;

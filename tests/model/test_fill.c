@@ -7,16 +7,21 @@ typedef struct Case {
     int64_t cols, rows[3]; /* rows 0: no such matrix */
     int64_t ranks[3];      /* 0: no adapter */
     int64_t side, spare;
+    int64_t gap; /* side columns before the first adapter */
 } Case;
 
 static const Case cases[] = {
-    {64,  {96, 32, 32}, {8, 8, 8},  32, 0 },
-    {64,  {96, 32, 32}, {8, 0, 16}, 32, 32},
-    {128, {40, 0, 0},   {16, 0, 0}, 16, 0 },
-    {128, {40, 8, 0},   {0, 3, 0},  16, 16},
-    {64,  {24, 24, 0},  {0, 0, 0},  0,  0 },
-    {30,  {20, 11, 5},  {3, 1, 2},  16, 1 }, /* nothing is aligned */
-    {72,  {9, 3, 0},    {5, 5, 0},  10, 6 },
+    {64,  {96, 32, 32}, {8, 8, 8},  32, 0,  0},
+    {64,  {96, 32, 32}, {8, 0, 16}, 32, 32, 0},
+    {128, {40, 0, 0},   {16, 0, 0}, 16, 0,  0},
+    {128, {40, 8, 0},   {0, 3, 0},  16, 16, 0},
+    {64,  {24, 24, 0},  {0, 0, 0},  0,  0,  0},
+    {30,  {20, 11, 5},  {3, 1, 2},  16, 1,  0}, /* nothing is aligned */
+    {72,  {9, 3, 0},    {5, 5, 0},  10, 6,  0},
+    {64,  {40, 24, 0},  {2, 8, 0},  16, 0,  0}, /* packs of four of a strip that end outside of an adapter */
+    {64,  {1, 0, 0},    {3, 0, 0},  16, 0,  0},
+    {64,  {24, 24, 0},  {4, 4, 0},  16, 0,  2},
+    {520, {9, 519, 17}, {4, 0, 8},  48, 0,  0}, /* more spans than warps run at once; several of plain weights */
 };
 
 /* Matrices 0 and 1 in 4 bits of different kinds, matrix 2 in the compute type. */
@@ -36,7 +41,7 @@ static Rig rig_make(const Case *c, DType dtype)
     Rig r = {
         .fill = {.cols = c->cols, .side = c->side}
     };
-    int64_t side = 0;
+    int64_t side = c->gap;
     for (int i = 0; i < 3 && c->rows[i] > 0; i++) {
         FillPart *part = &r.fill.parts[r.fill.count++];
         *part = (FillPart){.rows = c->rows[i], .first_row = r.fill.rows, .rank = c->ranks[i], .first_side = side};

@@ -52,12 +52,13 @@ static void every_layout_decodes_as_the_formula_says(void **state)
     kernel_close(be);
 }
 
-/* More than one block of nested absmax, and more packs than threads that run at once. */
+/* More than one block of nested absmax, and more spans than warps that run at once. */
 static void a_matrix_of_many_nested_blocks_decodes(void **state)
 {
     (void)state;
     Backend *be = kernel_backend(2, false);
     check(be, &(Shape){70, 520, 8}, &(QuantOptions){QUANT_NF4, 32, true}, DTYPE_BF16);
+    check(be, &(Shape){301, 904, 0}, &(QuantOptions){QUANT_NF4, 32, true}, DTYPE_F32);
     check(be, &(Shape){301, 64, 0}, &(QuantOptions){QUANT_NF4, 64, true}, DTYPE_F32);
     kernel_close(be);
 }
