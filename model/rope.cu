@@ -23,7 +23,8 @@ static void table_cuda(Backend *be, const Tensor *table, const float *frequencie
 /*
  * A thread takes one pack of angles and rotates the pairs of up to HEADS heads of a row by it: elements are read and
  * written once, in place, cosines and sines (f32, from the caches) once for HEADS heads. Blocks of 256 that fill the
- * device; bound by memory.
+ * device; bound by memory. Halves of heads that are no whole sectors of 32 bytes (heads of 80 in 16 bits) would be read
+ * and written in parts; there a thread takes one pack and another one of its warp the other pack of the pairs.
  */
 static constexpr int THREADS = 256, HEADS = 4;
 
@@ -36,6 +37,19 @@ template <class T> struct Rotation {
     int heads, half; /* half of a head's elements */
     float sign;      /* -1: back */
 };
+
+/* Cosines and sines of elements `at` .. of a half at the position of a row. */
+template <class T, int N>
+static __device__ __forceinline__ void angles_load(float (&c)[N], float (&s)[N], const Rotation<T> &r, int64_t row,
+                                                   int at)
+{
+    const int32_t position = r.positions[row];
+    if (position < 0 || position >= r.table_rows) __trap();
+    pack_load<N>(c, r.table.at(position, at));
+    pack_load<N>(s, r.table.at(position, r.half + at));
+    for (int k = 0; k < N; k++)
+        s[k] *= r.sign;
+}
 
 template <class T, int N>
 static __device__ __forceinline__ void rotate_pack(T *low_at, T *high_at, const float (&c)[N], const float (&s)[N])
@@ -60,13 +74,8 @@ template <class T, int N> static __global__ void apply_kernel(Rotation<T> r)
         const int64_t group_of_row = quotient(i, packs), row = quotient(group_of_row, groups);
         const int at = static_cast<int>(i - group_of_row * packs) * N;
         const int first = static_cast<int>(group_of_row - row * groups) * HEADS;
-        const int32_t position = r.positions[row];
-        if (position < 0 || position >= r.table_rows) __trap();
         float c[N], s[N];
-        pack_load<N>(c, r.table.at(position, at));
-        pack_load<N>(s, r.table.at(position, r.half + at));
-        for (int k = 0; k < N; k++)
-            s[k] *= r.sign;
+        angles_load<T, N>(c, s, r, row, at);
         for (int h = first; h < min(first + HEADS, r.heads); h++) {
             T *head = r.qk.at(row, static_cast<int64_t>(h) * 2 * r.half + at);
             rotate_pack<T, N>(head, head + r.half, c, s);
@@ -80,6 +89,45 @@ template <class T, int N> static void apply_launch(Backend *be, const Rotation<T
     CUDA_LAUNCH(be, (apply_kernel<T, N>), cuda_thread_blocks(be, items, THREADS), THREADS, 0, r);
 }
 
+/* A warp takes as many whole heads side by side as it has lanes for, HEADS times. Item: such heads, then row. */
+template <class T, int N> static __global__ void exchange_kernel(Rotation<T> r)
+{
+    const int half_packs = r.half / N, packs = 2 * half_packs, together = WARP_SIZE / packs, each = together * HEADS;
+    const int lane = static_cast<int>(threadIdx.x) % WARP_SIZE, slot = lane / packs, pack = lane % packs;
+    const bool low = pack < half_packs, busy = slot < together;
+    const int partner = busy ? low ? lane + half_packs : lane - half_packs : lane, groups = (r.heads + each - 1) / each;
+    for (int64_t i = warp_first(); i < r.rows * groups; i += warp_step()) {
+        const int64_t row = quotient(i, groups);
+        const int first = static_cast<int>(i - row * groups) * each;
+        float c[N], s[N], x[N] = {};
+        angles_load<T, N>(c, s, r, row, (low ? pack : pack - half_packs) * N);
+        for (int h = first; h < min(first + each, r.heads); h += together) {
+            const bool mine = busy && h + slot < r.heads;
+            T *const at = r.qk.at(row, static_cast<int64_t>(h + slot) * 2 * r.half + pack * N);
+            if (mine) pack_load<N>(x, at);
+            for (int k = 0; k < N; k++) {
+                const float across = __fmul_rn(__shfl_sync(FULL_WARP, x[k], partner), s[k]);
+                x[k] = fmaf(x[k], c[k], low ? -across : across);
+            }
+            if (mine) pack_store<N>(at, x);
+        }
+    }
+}
+
+template <class T, int N> static void exchange_launch(Backend *be, const Rotation<T> &r)
+{
+    const int64_t items = r.rows * ceil_div(r.heads, WARP_SIZE / (2 * r.half / N) * HEADS);
+    CUDA_LAUNCH(be, (exchange_kernel<T, N>), cuda_thread_blocks(be, items * WARP_SIZE, THREADS), THREADS, 0, r);
+}
+
+/* Whole heads are whole sectors and fit a warp, their halves are not. */
+template <class T, int N> static bool exchanges(const Rotation<T> &r)
+{
+    constexpr size_t sector = 32;
+    const size_t half_bytes = static_cast<size_t>(r.half) * sizeof(T);
+    return half_bytes % sector != 0 && 2 * half_bytes % sector == 0 && 2 * r.half / N <= WARP_SIZE;
+}
+
 static void apply_cuda(Backend *be, const Tensor *qk, const Tensor *table, const int32_t *positions, int heads,
                        int head_dim, bool backward)
 {
@@ -90,7 +138,12 @@ static void apply_cuda(Backend *be, const Tensor *qk, const Tensor *table, const
             cuda_rows<T>(qk), cuda_rows<const float>(table), positions, qk->shape[0], table->shape[0], heads,
             head_dim / 2,     backward ? -1.0f : 1.0f};
         const bool packed = cuda_packed(qk, N) && cuda_packed(table, N) && head_dim / 2 % N == 0;
-        (packed ? apply_launch<T, N> : apply_launch<T, 1>)(be, r);
+        if (!packed)
+            apply_launch<T, 1>(be, r);
+        else if (exchanges<T, N>(r))
+            exchange_launch<T, N>(be, r);
+        else
+            apply_launch<T, N>(be, r);
     });
 }
 

@@ -86,6 +86,10 @@ static void pairs_rotate_and_rotate_back(void **state)
         check(be, d ? DTYPE_BF16 : DTYPE_F32, 50, 1, 72, 1);
         check(be, d ? DTYPE_BF16 : DTYPE_F32, 50, 2, 12, 0); /* 16-byte rows, but half a head is none */
         check(be, d ? DTYPE_BF16 : DTYPE_F32, 400, 9, 64, 0);
+        check(be, d ? DTYPE_BF16 : DTYPE_F32, 100, 9, 80, 16); /* halves of heads that are no whole sectors: */
+        check(be, d ? DTYPE_BF16 : DTYPE_F32, 50, 19, 48, 0);
+        check(be, d ? DTYPE_BF16 : DTYPE_F32, 50, 14, 40, 8);
+        check(be, d ? DTYPE_BF16 : DTYPE_F32, 9, 3, 144, 0); /* a head that no warp holds */
     }
     kernel_close(be);
 }
