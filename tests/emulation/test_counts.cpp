@@ -71,10 +71,25 @@ void vectors_are_one_instruction(void **)
 
 void second_passes_are_seen(void **)
 {
-    run_read_twice();
+    run_read_twice(nullptr);
     const KernelCount c = only();
     assert_int_equal(c.global_loads.sectors, 80);
     assert_int_equal(c.global_loads.first, 40);
+}
+
+/* The second half of what is read is not named. */
+void data_is_counted_beside_the_rest(void **)
+{
+    const float *in = run_read_twice(nullptr);
+    assert_int_equal(only().global_loads.data, 0);
+    emulation_count_data(in, 640);
+    run_read_twice(in);
+    const KernelCount c = only();
+    assert_int_equal(c.global_loads.data, 2 * 640);
+    assert_int_equal(c.global_loads.bytes, 2 * 1280);
+    assert_int_equal(c.global_stores.data, 0);
+    run_read_twice(in);
+    assert_int_equal(only().global_loads.data, 0); /* forgotten */
 }
 
 void bank_conflicts_are_counted(void **)
@@ -139,8 +154,8 @@ int main()
     const CMUnitTest tests[] = {
         cmocka_unit_test(words_in_a_row_fill_their_sectors), cmocka_unit_test(strides_and_shifts_waste_sectors),
         cmocka_unit_test(vectors_are_one_instruction),       cmocka_unit_test(second_passes_are_seen),
-        cmocka_unit_test(bank_conflicts_are_counted),        cmocka_unit_test(matrices_and_products_are_counted),
-        cmocka_unit_test(asynchronous_copies_are_counted),
+        cmocka_unit_test(data_is_counted_beside_the_rest),   cmocka_unit_test(bank_conflicts_are_counted),
+        cmocka_unit_test(matrices_and_products_are_counted), cmocka_unit_test(asynchronous_copies_are_counted),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

@@ -64,18 +64,28 @@ uint64_t distinct_bytes(std::vector<std::pair<uintptr_t, uintptr_t>> ranges)
     return bytes;
 }
 
+std::vector<std::pair<uintptr_t, uintptr_t>> data;
+
+bool in_data(const Access &a)
+{
+    const auto holds = [&](const auto &range) { return a.address >= range.first && a.address < range.second; };
+    return std::any_of(data.begin(), data.end(), holds);
+}
+
 void count_global(const std::vector<Access> &accesses, AccessCount *count, std::unordered_set<uintptr_t> *touched)
 {
     std::vector<uintptr_t> sectors;
-    std::vector<std::pair<uintptr_t, uintptr_t>> ranges;
+    std::vector<std::pair<uintptr_t, uintptr_t>> ranges, of_data;
     for (const Access &a : accesses) {
         ranges.push_back({a.address, a.address + a.bytes});
+        if (in_data(a)) of_data.push_back(ranges.back());
         for (uintptr_t s = a.address / SECTOR; s <= (a.address + a.bytes - 1) / SECTOR; s++)
             sectors.push_back(s);
     }
     std::sort(sectors.begin(), sectors.end());
     sectors.erase(std::unique(sectors.begin(), sectors.end()), sectors.end());
     count->bytes += distinct_bytes(std::move(ranges));
+    count->data += distinct_bytes(std::move(of_data));
     count->sectors += sectors.size();
     for (const uintptr_t s : sectors)
         count->first += touched->insert(s).second;
@@ -112,6 +122,16 @@ void count_instruction(const std::vector<Access> &accesses, KernelCount *count, 
         count_shared(accesses, of_kind);
 }
 } // namespace
+
+void data_add(uintptr_t from, size_t bytes)
+{
+    data.push_back({from, from + bytes});
+}
+
+void data_clear()
+{
+    data.clear();
+}
 
 void access_add(std::vector<Access> *list, const Access &access)
 {

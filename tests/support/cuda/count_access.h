@@ -26,6 +26,10 @@ struct Touched {
     std::unordered_set<uintptr_t> loaded, stored;
 };
 
+/* What emulation_count_data named. */
+void data_add(uintptr_t from, size_t bytes);
+void data_clear();
+
 /* Adds to an access that the same thread has just made when both fill one aligned vector. */
 void access_add(std::vector<Access> *list, const Access &access);
 

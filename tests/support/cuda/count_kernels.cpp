@@ -176,6 +176,12 @@ void emulation_count_reset(void)
 {
     kernels.clear();
     by_function.clear();
+    data_clear();
+}
+
+void emulation_count_data(const void *from, size_t bytes)
+{
+    data_add(reinterpret_cast<uintptr_t>(from), bytes);
 }
 
 void emulation_count_print(FILE *out)

@@ -22,6 +22,7 @@ typedef struct AccessCount {
     unsigned long long bytes;         /* different bytes that the lanes of an instruction touch, added up */
     unsigned long long sectors;       /* global: 32-byte sectors of these instructions */
     unsigned long long first;         /* global: different bytes over the whole launch, in sectors */
+    unsigned long long data;          /* global: those of `bytes` that emulation_count_data names */
     unsigned long long passes, least; /* shared: passes over the 32 banks; how few they could be */
 } AccessCount;
 
@@ -34,7 +35,11 @@ typedef struct KernelCount {
 /* Kernels in the order of their first launch; counts add up over launches. */
 size_t emulation_kernels(void);
 KernelCount emulation_kernel(size_t i);
-void emulation_count_reset(void);
+void emulation_count_reset(void); /* the data too */
+
+/* Memory whose bytes are counted in `data` too: tensors that a kernel should go through once, beside the small tables
+ * that it reads again and again from the caches. */
+void emulation_count_data(const void *from, size_t bytes);
 
 /* One line a kernel. Also written at the end of the program to the file that QLORA_CUDA_COUNT names. */
 void emulation_count_print(FILE *out);
