@@ -225,11 +225,14 @@ template <int HEAD, class T> __device__ __forceinline__ void load_b_down(uint32_
     ldmatrix_x4_trans(b, tile + (row + lane % 16) * pitch_of<HEAD> + col + lane / 16 * 8);
 }
 
+/* Of a product over the head, so many steps at a time: the operands of all of a long one would not fit the registers. */
+template <int HEAD> constexpr int head_steps = HEAD > 96 ? 4 : HEAD / 16;
+
 /* c += a b^T over the head: 16 MT rows of tile `a` from a_row on, 16 NT rows of tile `b`. */
 template <int HEAD, int MT, int NT, class T>
 __device__ __forceinline__ void product_over_head(float (&c)[MT][2 * NT][4], const T *a, int a_row, const T *b)
 {
-#pragma unroll
+#pragma unroll head_steps < HEAD>
     for (int k = 0; k < HEAD; k += 16) {
         uint32_t left[MT][4];
 #pragma unroll
