@@ -160,14 +160,15 @@ void traffic_end(Traffic *t, const char *kernel)
     t->row.count = (KernelCount){0};
     for (size_t i = 0; i < emulation_kernels(); i++) {
         const KernelCount k = emulation_kernel(i);
+        if (t->sink.kernel) t->sink.kernel(&k, t->sink.state);
         if (!kernel || strstr(k.name, kernel)) add_kernel(&t->row.count, &k);
     }
-    t->report(&t->row, t->state);
+    if (t->sink.row) t->sink.row(&t->row, t->sink.state);
 }
 
-bool traffic_run(const char *only, TrafficReport *report, void *state, Err *err)
+bool traffic_run(const char *only, const TrafficSink *sink, Err *err)
 {
-    Traffic t = {.arena = {.name = "traffic"}, .only = only, .report = report, .state = state};
+    Traffic t = {.arena = {.name = "traffic"}, .only = only, .sink = *sink};
     const BackendOptions options = {.kind = BACKEND_CUDA};
     if (!backend_open(&t.be, &options, err)) return false;
     if (!backend_arena_reserve(t.be, &t.arena, ARENA_BYTES, err)) {

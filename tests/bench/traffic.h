@@ -26,10 +26,15 @@ double traffic_useful(const AccessCount *a, const AccessCount *b);
 double traffic_passes(const AccessCount *a, uint64_t least); /* over the data; 0 when none is expected */
 unsigned long long traffic_conflicts(const KernelCount *c);  /* passes over banks beyond the least */
 
-typedef void TrafficReport(const TrafficRow *row, void *state);
+/* Who hears of it; both may be null. */
+typedef struct TrafficSink {
+    void (*row)(const TrafficRow *row, void *state);
+    void (*kernel)(const KernelCount *kernel, void *state); /* each kernel of an operation, by itself */
+    void *state;
+} TrafficSink;
 
 /* `only`: operations whose name begins so; null: all. False when there is no emulated device. */
-bool traffic_run(const char *only, TrafficReport *report, void *state, Err *err) MUST_USE;
+bool traffic_run(const char *only, const TrafficSink *sink, Err *err) MUST_USE;
 
 /* --- for the files with scenes --- */
 
@@ -38,8 +43,7 @@ typedef struct Traffic {
     Arena arena;
     const char *only;
     TrafficRow row;
-    TrafficReport *report;
-    void *state;
+    TrafficSink sink;
 } Traffic;
 
 /* False: this one is not asked for. Tensors of the scene before are gone. */

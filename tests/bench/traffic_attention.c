@@ -65,6 +65,8 @@ void traffic_of_attention(Traffic *t)
     static const int dims[] = {64, 80, 96, 128, 256};
     for (int i = 0; i < 5; i++)
         attention(t, DTYPE_BF16, 1024, 1, 1, dims[i]);
+    for (int i = 0; i < 5; i++)
+        attention(t, DTYPE_F16, 65, 1, 1, dims[i]);
     attention(t, DTYPE_BF16, 201, 2, 1, 64);
     attention(t, DTYPE_F32, 128, 1, 1, 64);
     generation(t, DTYPE_BF16, 512);

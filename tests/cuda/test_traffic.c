@@ -1,6 +1,7 @@
 /*
  * What kernels ask of memory, counted on emulated threads: whole sectors, one pass over their data, no bank conflicts in
- * attention and no more products than visible pairs need. Counts, not times: the same on every machine.
+ * attention and no more products than visible pairs need; launched as kernel_launches.txt says. Counts, not times: the same
+ * on every machine.
  */
 #include "tests/bench/traffic.h"
 
@@ -24,9 +25,47 @@ static const char *const bound_by_memory[] = {
  * their loads and stores are counted together. */
 static const char *const counted_together[] = {"embedding", "gather", "scatter"};
 
+enum { LINES_MAX = 512, LINE_BYTES = 256 };
+
+/* Lines of kernel_launches.txt, from which kernel_budget.sh computes occupancy. */
+typedef struct Launches {
+    char lines[LINES_MAX][LINE_BYTES];
+    int count;
+} Launches;
+
 typedef struct Seen {
     int bounds, failed;
+    const Launches *launches;
 } Seen;
+
+static const Launches *launches_read(void)
+{
+    static Launches l;
+    FILE *file = fopen("kernel_launches.txt", "r");
+    assert_non_null(file);
+    l.count = 0;
+    while (l.count < LINES_MAX && fgets(l.lines[l.count], LINE_BYTES, file))
+        l.count++;
+    assert_true(feof(file));
+    fclose(file);
+    return &l;
+}
+
+static void hold_launch(const KernelCount *k, void *state)
+{
+    Seen *seen = state;
+    char line[LINE_BYTES];
+    size_t length = 0;
+    for (const char *c = k->name; *c; c++) {
+        if (*c != ' ') line[length++] = *c;
+    }
+    snprintf(line + length, sizeof line - length, " %zu %zu\n", k->block_threads, k->shared_bytes);
+    for (int i = 0; i < seen->launches->count; i++) {
+        if (strcmp(line, seen->launches->lines[i]) == 0) return;
+    }
+    print_error("kernel_launches.txt lacks: %s", line);
+    seen->failed++;
+}
 
 static bool begins(const char *name, const char *const *starts, size_t count)
 {
@@ -74,14 +113,15 @@ static void hold_row(const TrafficRow *r, void *state)
 
 static void run(const char *only, Seen *seen)
 {
+    const TrafficSink sink = {.row = hold_row, .kernel = hold_launch, .state = seen};
     Err err = {0};
-    if (!traffic_run(only, hold_row, seen, &err)) fail_msg("%s", err.text);
+    if (!traffic_run(only, &sink, &err)) fail_msg("%s", err.text);
 }
 
 static void kernels_bound_by_memory_use_whole_sectors_once(void **state)
 {
     (void)state;
-    Seen seen = {0};
+    Seen seen = {.launches = launches_read()};
     for (size_t i = 0; i < ARRAY_COUNT(bound_by_memory); i++) {
         const int before = seen.bounds;
         run(bound_by_memory[i], &seen);
@@ -93,7 +133,7 @@ static void kernels_bound_by_memory_use_whole_sectors_once(void **state)
 static void attention_has_no_bank_conflicts_and_few_products(void **state)
 {
     (void)state;
-    Seen seen = {0};
+    Seen seen = {.launches = launches_read()};
     run("attention", &seen);
     assert_int_equal(seen.bounds, 2 * 3 * 5); /* three kernels, five sizes of heads */
     assert_int_equal(seen.failed, 0);

@@ -33,6 +33,8 @@ void words_in_a_row_fill_their_sectors(void **)
     assert_string_equal(c.name, "copy_words");
     assert_int_equal(c.launches, 1);
     assert_int_equal(c.threads, 256);
+    assert_int_equal(c.block_threads, 128);
+    assert_int_equal(c.shared_bytes, 0);
     assert_int_equal(c.global_loads.instructions, 8);
     assert_int_equal(c.global_loads.lanes, 256);
     assert_int_equal(c.global_loads.bytes, 1024);
@@ -142,6 +144,7 @@ void asynchronous_copies_are_counted(void **)
 {
     run_async();
     const KernelCount c = only();
+    assert_int_equal(c.shared_bytes, 512);
     assert_int_equal(c.global_loads.sectors, 16);
     assert_int_equal(c.global_loads.instructions, 1);
     assert_int_equal(c.shared_stores.passes, 4);

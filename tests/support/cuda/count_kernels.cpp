@@ -54,7 +54,10 @@ void begin(const Launch &what)
     }
     running = found;
     running->touched = Touched();
-    running->count.launches++;
+    KernelCount &count = running->count;
+    count.launches++;
+    count.block_threads = std::max<size_t>(count.block_threads, 1ul * what.block.x * what.block.y * what.block.z);
+    count.shared_bytes = std::max(count.shared_bytes, what.shared_bytes);
 }
 
 void barrier()

@@ -29,6 +29,7 @@ typedef struct AccessCount {
 typedef struct KernelCount {
     char name[160];
     unsigned long long launches, blocks, threads, barriers, mma, load_matrix, atomics;
+    size_t block_threads, shared_bytes; /* of the largest launch: threads of a block, its dynamic shared memory */
     AccessCount global_loads, global_stores, shared_loads, shared_stores;
 } KernelCount;
 
