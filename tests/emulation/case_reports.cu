@@ -4,6 +4,8 @@
 #include "backend/cuda.cuh"
 #include "cases.h"
 
+#include <string.h>
+
 namespace
 {
 Backend *const none = nullptr;
@@ -153,6 +155,37 @@ __global__ void trapped(int *out)
     if (threadIdx.x == 3) __trap();
 }
 
+/* --- accesses of more bytes than their address is a multiple of --- */
+
+template <class T> __global__ void load_at(int *out, int bytes)
+{
+    const char *from = reinterpret_cast<const char *>(out) + bytes;
+    const T value = reinterpret_cast<const T *>(from)[threadIdx.x];
+    __syncthreads();
+    memcpy(out + 512 + 4 * threadIdx.x, &value, sizeof value);
+}
+
+template <class T> __global__ void store_at(int *out, int bytes)
+{
+    SHARED_ARRAY(int, tile, 256);
+    char *to = reinterpret_cast<char *>(tile) + bytes;
+    reinterpret_cast<T *>(to)[threadIdx.x] = T();
+    __syncthreads();
+    out[threadIdx.x] = tile[threadIdx.x];
+}
+
+template <class T, int BYTES> bool loads()
+{
+    CUDA_LAUNCH(none, load_at<T>, 1, 32, 0, managed<int>(1024), BYTES);
+    return finished();
+}
+
+template <class T, int BYTES> bool stores()
+{
+    CUDA_LAUNCH(none, store_at<T>, 1, 32, 0, managed<int>(1024), BYTES);
+    return finished();
+}
+
 /* --- touches outside arrays --- */
 
 __global__ void copy_elements(float *out, const float *in, int first, int n)
@@ -294,6 +327,17 @@ const Case reported_cases[] = {
     {"dynamic shared memory of 0 bytes",    run_kernel<dynamic_without_bytes,                                                           32>,"asks for 0 bytes"},
     {"a trap",                                run_kernel<trapped,                                                                                                                32>,                                                                                                             "__trap"},
     {nullptr,nullptr,                                       nullptr                                                                                        },
+};
+
+const Case alignment_cases[] = {
+    {"uint4 4 bytes off",        loads<uint4, 4>,                       "not aligned to 16 bytes"},
+    {"float4 8 bytes off",                          loads<float4,                  8>,     "not aligned to 16 bytes"},
+    {"uint2 4 bytes off", loads<uint2,            4>,              "not aligned to 8 bytes"},
+    {"float 2 bytes off",                        loads<float,2>,           "not aligned to 4 bytes"},
+    {"uint16_t 1 byte off",loads<uint16_t,  1>,"not aligned to 2 bytes"},
+    {"a store of uint4 in shared memory",      stores<uint4,            4>,                                 "not aligned to 16 bytes"},
+    {"a store of double in shared memory",                          stores<double,   4>,          "not aligned to 8 bytes"},
+    {nullptr, nullptr,            nullptr},
 };
 
 const Case memory_cases[] = {

@@ -20,6 +20,7 @@ struct Case {
 /* Terminated by a null name. */
 extern const Case right_cases[];         /* silent, with right results, in every order */
 extern const Case reported_cases[];      /* reported in every order */
+extern const Case alignment_cases[];     /* misaligned loads and stores: reported in every order */
 extern const Case memory_cases[];        /* touches outside arrays: reported in every order */
 extern const Case order_cases[];         /* wrong results in some order; a race in every order */
 extern const Case race_cases[];          /* no order shows them by value; a race in every order */
