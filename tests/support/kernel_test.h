@@ -30,6 +30,17 @@
 
 enum { GUARD_BYTES = 256 };
 
+/*
+ * On emulated threads tensors end where their allocation ends, so that a kernel that reads past the last element meets
+ * the guard page of the emulation; elsewhere GUARD_BYTES lie behind them.
+ */
+static inline bool kernel_emulated(void)
+{
+    static int emulated = -1;
+    if (emulated < 0) emulated = QLORA_TEST_CUDA && getenv("QLORA_CUDA_EMULATED") != NULL;
+    return emulated;
+}
+
 /* What lies around elements: signalling NaNs in every type, so that whoever reads them shows it, and whoever writes back
  * what it made of them too (it is then a quiet NaN). */
 static inline unsigned char kernel_guard(const void *at)
@@ -130,11 +141,19 @@ static inline void kernel_memory_free(void *memory)
 #endif
 }
 
+/* Bytes from the first element to the end of what is watched; the last row may end with its last element. */
+static inline size_t kernel_extent(DType dtype, int64_t rows, int64_t cols, int64_t stride)
+{
+    const int64_t last = rows == 0 ? 0 : kernel_emulated() ? cols : stride;
+    return (size_t)((rows == 0 ? 0 : rows - 1) * stride + last) * dtype_bytes(dtype) +
+           (kernel_emulated() ? 0 : GUARD_BYTES);
+}
+
 /* A matrix whose gaps and surroundings are watched; elements are zero. */
 static inline Tensor kernel_matrix(DType named, int64_t rows, int64_t cols, int64_t stride)
 {
     const DType dtype = kernel_narrow(named);
-    const size_t bytes = (size_t)(rows * stride) * dtype_bytes(dtype) + 2 * GUARD_BYTES;
+    const size_t bytes = GUARD_BYTES + kernel_extent(dtype, rows, cols, stride);
     char *raw = kernel_memory(bytes);
     kernel_guard_fill(raw, bytes);
     Tensor t = tensor_matrix(raw + GUARD_BYTES, dtype, rows, cols);
@@ -154,14 +173,13 @@ static inline void kernel_check_guards(const Tensor *t)
 {
     kernel_settle();
     const int64_t rows = tensor_rows(t), cols = tensor_cols(t);
-    const size_t size = dtype_bytes(t->dtype);
-    const unsigned char *first = (const unsigned char *)t->data - GUARD_BYTES;
-    const unsigned char *last = (const unsigned char *)t->data + (size_t)(rows * t->stride) * size;
-    kernel_guard_check(first, GUARD_BYTES);
-    kernel_guard_check(last, GUARD_BYTES);
-    for (int64_t r = 0; r < rows; r++)
-        kernel_guard_check((const char *)t->data + (size_t)(r * t->stride + cols) * size,
-                           (size_t)(t->stride - cols) * size);
+    const size_t size = dtype_bytes(t->dtype), row = (size_t)cols * size, pitch = (size_t)t->stride * size;
+    const char *data = t->data;
+    kernel_guard_check(data - GUARD_BYTES, GUARD_BYTES);
+    for (int64_t r = 0; r + 1 < rows; r++)
+        kernel_guard_check(data + (size_t)r * pitch + row, pitch - row);
+    const size_t used = rows == 0 ? 0 : (size_t)(rows - 1) * pitch + row;
+    kernel_guard_check(data + used, kernel_extent(t->dtype, rows, cols, t->stride) - used);
 }
 
 static inline double kernel_round(double x, DType dtype)

@@ -9,7 +9,7 @@
 
 static inline void *quantized_copy(const void *from, size_t bytes)
 {
-    void *to = kernel_memory(bytes + 16);
+    void *to = kernel_memory(bytes);
     memcpy(to, from, bytes);
     return to;
 }
