@@ -67,6 +67,46 @@ static void add_and_scale_round_once(void **state)
     kernel_close(be);
 }
 
+/* Of the two inputs and the result of whole packs, each has gaps alone, or starts off a multiple of 16 bytes alone. */
+static void each_tensor_has_a_place_of_its_own(void **state)
+{
+    (void)state;
+    enum { ROWS = 6, COLS = 40 };
+    Backend *be = kernel_backend(2, false);
+    for (int k = 0; k < 4 * 9; k++) {
+        const DType from = dtypes[k % 2], to = dtypes[k / 2 % 2];
+        const int apart = k / 4 % 3, how = k / 12; /* how 0: a gap; 1: a gap that is no pack; 2: moved */
+        Tensor whole[3], part[3];
+        for (int i = 0; i < 3; i++) {
+            const bool moved = how == 2 && i == apart;
+            const int64_t spare = i != apart ? (how == 2 ? 8 : 0) : how == 1 ? 3 : 8;
+            whole[i] = kernel_random(i == 2 ? to : from, ROWS, COLS + moved, COLS + spare, (uint64_t)i, 1.0f);
+            part[i] = kernel_moved(&whole[i], moved);
+        }
+        for (int op = 0; op < 4; op++) {
+            switch (op) {
+            case 0: tensor_add(be, &part[2], &part[0], &part[1]); break;
+            case 1: tensor_scale(be, &part[2], &part[0], 0.3f); break;
+            case 2: tensor_copy(be, &part[2], &part[1]); break;
+            default: tensor_zero(be, &part[2]);
+            }
+            kernel_settle();
+            for (int i = 0; i < ROWS; i++) {
+                for (int j = 0; j < COLS; j++) {
+                    const float x = (float)kernel_get(&part[0], i, j), y = (float)kernel_get(&part[1], i, j);
+                    const float want = op == 0 ? x + y : op == 1 ? 0.3f * x : op == 2 ? y : 0.0f;
+                    assert_true(kernel_get(&part[2], i, j) == kernel_round((double)want, to));
+                }
+            }
+            for (int i = 0; i < 3; i++)
+                kernel_check_guards(&whole[i]);
+        }
+        for (int i = 0; i < 3; i++)
+            kernel_free(&whole[i]);
+    }
+    kernel_close(be);
+}
+
 static void copies_of_one_type_keep_every_bit(void **state)
 {
     (void)state;
@@ -148,6 +188,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(add_and_scale_round_once),
+        cmocka_unit_test(each_tensor_has_a_place_of_its_own),
         cmocka_unit_test(copies_of_one_type_keep_every_bit),
         cmocka_unit_test(conversions_keep_nan_infinity_and_ties),
         cmocka_unit_test(norms_are_exact_to_f64_and_independent_of_threads),

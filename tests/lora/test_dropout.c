@@ -57,8 +57,10 @@ static void the_mask_is_a_function_of_the_key_alone(void **state)
     (void)state;
     static const int64_t widths[][2] = {
         {COLS, COLS  },
-        {COLS, STRIDE},
+        {96,   STRIDE}, /* in moved */
         {96,   96    },
+        {96,   STRIDE}, /* out moved */
+        {COLS, STRIDE},
         {96,   STRIDE},
         {96,   101   },
         {92,   96    },
@@ -69,8 +71,10 @@ static void the_mask_is_a_function_of_the_key_alone(void **state)
     Backend *be = kernel_backend(0, false);
     for (size_t w = 0; w < 2 * ARRAY_COUNT(widths); w++) {
         const int64_t cols = widths[w / 2][0];
-        const Tensor in = kernel_random(dtypes[w % 2], ROWS, cols, widths[w / 2][1], 3, 1.0f);
-        const Tensor out = kernel_matrix(dtypes[w % 2], ROWS, cols, widths[w / 2][1]);
+        const size_t moved = widths[w / 2][1] == STRIDE ? w / 2 : 0; /* 1: in, 3: out, off a multiple of 16 bytes */
+        const Tensor ins = kernel_random(dtypes[w % 2], ROWS, cols + (moved == 1), widths[w / 2][1], 3, 1.0f);
+        const Tensor outs = kernel_matrix(dtypes[w % 2], ROWS, cols + (moved == 3), widths[w / 2][1]);
+        const Tensor in = kernel_moved(&ins, moved == 1), out = kernel_moved(&outs, moved == 3);
         lora_dropout(be, &out, &in, 0.3f, key);
         for (int64_t i = 0; i < ROWS; i++) {
             for (int64_t j = 0; j < cols; j++) {
@@ -79,9 +83,9 @@ static void the_mask_is_a_function_of_the_key_alone(void **state)
                 assert_true(kernel_at(&out, i, j) == want);
             }
         }
-        kernel_check_guards(&out);
-        kernel_free(&in);
-        kernel_free(&out);
+        kernel_check_guards(&outs);
+        kernel_free(&ins);
+        kernel_free(&outs);
     }
     kernel_close(be);
 }

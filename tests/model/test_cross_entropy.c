@@ -8,17 +8,22 @@ static const struct Case {
     DType logits, gradient;
     bool in_place;
     float smoothing, span;
+    int moved; /* 1: the logits, 2: the gradient starts off a multiple of 16 bytes */
 } cases[] = {
-    {"one class",          1,  1,      0, DTYPE_F32,  DTYPE_F32,  false, 0.0f, 1.0f  },
-    {"odd",                5,  37,     3, DTYPE_F32,  DTYPE_F32,  false, 0.0f, 3.0f  },
-    {"in place, smoothed", 5,  131,    0, DTYPE_F32,  DTYPE_F32,  true,  0.1f, 3.0f  },
-    {"far apart",          5,  500,    0, DTYPE_F32,  DTYPE_F32,  true,  0.0f, 100.0f},
-    {"whole vocabulary",   3,  49152,  0, DTYPE_F32,  DTYPE_BF16, false, 0.0f, 4.0f  },
-    {"large vocabulary",   2,  128256, 0, DTYPE_F32,  DTYPE_F32,  true,  0.0f, 4.0f  },
-    {"bf16",               4,  1000,   8, DTYPE_BF16, DTYPE_BF16, true,  0.2f, 2.0f  },
-    {"bf16 to f32",        4,  1001,   7, DTYPE_BF16, DTYPE_F32,  false, 0.2f, 2.0f  },
-    {"bf16, odd rows",     3,  8501,   0, DTYPE_BF16, DTYPE_BF16, true,  0.0f, 2.0f  },
-    {"many rows",          19, 4099,   1, DTYPE_F32,  DTYPE_F32,  true,  0.1f, 2.0f  },
+    {"one class",           1,  1,      0, DTYPE_F32,  DTYPE_F32,  false, 0.0f, 1.0f,   0},
+    {"odd",                 5,  37,     3, DTYPE_F32,  DTYPE_F32,  false, 0.0f, 3.0f,   0},
+    {"in place, smoothed",  5,  131,    0, DTYPE_F32,  DTYPE_F32,  true,  0.1f, 3.0f,   0},
+    {"far apart",           5,  500,    0, DTYPE_F32,  DTYPE_F32,  true,  0.0f, 100.0f, 0},
+    {"whole vocabulary",    3,  49152,  0, DTYPE_F32,  DTYPE_BF16, false, 0.0f, 4.0f,   0},
+    {"large vocabulary",    2,  128256, 0, DTYPE_F32,  DTYPE_F32,  true,  0.0f, 4.0f,   0},
+    {"bf16",                4,  1000,   8, DTYPE_BF16, DTYPE_BF16, true,  0.2f, 2.0f,   0},
+    {"bf16 to f32",         4,  1001,   7, DTYPE_BF16, DTYPE_F32,  false, 0.2f, 2.0f,   0},
+    {"bf16, odd rows",      3,  8501,   0, DTYPE_BF16, DTYPE_BF16, true,  0.0f, 2.0f,   0},
+    {"logits moved",        3,  72,     8, DTYPE_F32,  DTYPE_F32,  false, 0.1f, 2.0f,   1},
+    {"gradient moved",      3,  72,     8, DTYPE_F32,  DTYPE_F32,  false, 0.1f, 2.0f,   2},
+    {"bf16 logits moved",   3,  72,     8, DTYPE_BF16, DTYPE_BF16, false, 0.1f, 2.0f,   1},
+    {"bf16 gradient moved", 3,  72,     8, DTYPE_BF16, DTYPE_BF16, false, 0.1f, 2.0f,   2},
+    {"many rows",           19, 4099,   1, DTYPE_F32,  DTYPE_F32,  true,  0.1f, 2.0f,   0},
 };
 
 /* Losses and gradient of one row in f64. */
@@ -39,8 +44,9 @@ static double exact_row(double *gradient, const double *x, int64_t n, int64_t ta
 
 static void check(Backend *be, const struct Case *c)
 {
-    const Tensor logits = kernel_random(c->logits, c->rows, c->cols, c->cols + c->spare, 1, c->span);
-    const Tensor other = kernel_matrix(c->gradient, c->rows, c->cols, c->cols + c->spare),
+    const Tensor whole = kernel_random(c->logits, c->rows, c->cols + (c->moved == 1), c->cols + c->spare, 1, c->span);
+    const Tensor wholes = kernel_matrix(c->gradient, c->rows, c->cols + (c->moved == 2), c->cols + c->spare);
+    const Tensor logits = kernel_moved(&whole, c->moved == 1), other = kernel_moved(&wholes, c->moved == 2),
                  *gradient = c->in_place ? &logits : &other;
     const Tensor losses_row = kernel_matrix(DTYPE_F32, 1, c->rows, c->rows),
                  targets_row = kernel_matrix(DTYPE_I32, 1, c->rows, c->rows);
@@ -69,7 +75,7 @@ static void check(Backend *be, const struct Case *c)
             if (!(fabs(g - want[j]) <= allowed)) fail_msg("%s: gradient %.9g, not %.9g", c->name, g, want[j]);
         }
     }
-    const Tensor *all[] = {&logits, &other, &losses_row, &targets_row};
+    const Tensor *all[] = {&whole, &wholes, &losses_row, &targets_row};
     for (size_t i = 0; i < ARRAY_COUNT(all); i++) {
         kernel_check_guards(all[i]);
         kernel_free(all[i]);
@@ -148,6 +154,25 @@ static void logits_far_below_zero_are_like_others(void **state)
     kernel_close(be);
 }
 
+static void loss_of_target(int target)
+{
+    Backend *be = kernel_backend(1, false);
+    const Tensor logits = kernel_random(DTYPE_F32, 2, 40, 40, 1, 1.0f), losses_row = kernel_matrix(DTYPE_F32, 1, 2, 2),
+                 targets_row = kernel_matrix(DTYPE_I32, 1, 2, 2);
+    const Tensor losses = tensor_vector(losses_row.data, DTYPE_F32, 2),
+                 targets = tensor_vector(targets_row.data, DTYPE_I32, 2);
+    ((int32_t *)targets.data)[0] = target;
+    cross_entropy(be, &losses, NULL, &logits, &targets, 0.0f, 1.0f);
+    kernel_settle();
+}
+
+static void a_target_outside_of_the_vocabulary_is_noticed(void **state)
+{
+    (void)state;
+    kernel_expect_trap(loss_of_target, 40);
+    kernel_expect_trap(loss_of_target, -1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -155,6 +180,7 @@ int main(void)
         cmocka_unit_test(the_formula_is_the_central_difference),
         cmocka_unit_test(a_bad_logit_anywhere_makes_the_loss_bad),
         cmocka_unit_test(logits_far_below_zero_are_like_others),
+        cmocka_unit_test(a_target_outside_of_the_vocabulary_is_noticed),
     };
     return cmocka_run_group_tests_name("cross_entropy", tests, NULL, NULL);
 }

@@ -44,6 +44,53 @@ static void rows_of_the_table_are_copied(void **state)
     kernel_close(be);
 }
 
+/* Table and result of whole packs; none, the table, or the result starts off a multiple of 16 bytes. */
+static void tables_and_results_may_start_anywhere(void **state)
+{
+    (void)state;
+    enum { WIDE = 40 };
+    Backend *be = kernel_backend(2, false);
+    for (int k = 0; k < 12; k++) {
+        const DType from = k % 2 ? DTYPE_BF16 : DTYPE_F32, to = k / 2 % 2 ? DTYPE_BF16 : DTYPE_F32;
+        const int moved = k / 4;
+        const Tensor tables = kernel_random(from, VOCABULARY, WIDE + (moved == 1), 48, 1, 1.0f),
+                     outs = kernel_matrix(to, VOCABULARY, WIDE + (moved == 2), 48),
+                     row = kernel_matrix(DTYPE_I32, 1, VOCABULARY, VOCABULARY);
+        const Tensor table = kernel_moved(&tables, moved == 1), out = kernel_moved(&outs, moved == 2);
+        const Tensor ids = tensor_vector(row.data, DTYPE_I32, VOCABULARY);
+        for (int i = 0; i < VOCABULARY; i++)
+            ((int32_t *)ids.data)[i] = VOCABULARY - 1 - i;
+        embedding_forward(be, &out, &table, &ids, NULL);
+        kernel_settle();
+        for (int i = 0; i < VOCABULARY; i++) {
+            for (int j = 0; j < WIDE; j++)
+                assert_true(kernel_get(&out, i, j) == kernel_round(kernel_get(&table, VOCABULARY - 1 - i, j), to));
+        }
+        const Tensor *all[] = {&tables, &outs, &row};
+        for (size_t i = 0; i < ARRAY_COUNT(all); i++) {
+            kernel_check_guards(all[i]);
+            kernel_free(all[i]);
+        }
+    }
+    kernel_close(be);
+}
+
+static void gather_row(int id)
+{
+    Backend *be = kernel_backend(1, false);
+    const Rig r = rig_make(DTYPE_F32, DTYPE_F32);
+    ((int32_t *)r.ids.data)[ROWS - 1] = id;
+    embedding_forward(be, &r.out, &r.table, &r.ids, NULL);
+    kernel_settle();
+}
+
+static void an_id_outside_of_the_table_is_noticed(void **state)
+{
+    (void)state;
+    kernel_expect_trap(gather_row, VOCABULARY);
+    kernel_expect_trap(gather_row, -1);
+}
+
 /* Uniform in +- alpha / sqrt(L C), L the length of the segment; the same numbers for every number of threads. */
 static void noise_is_bounded_by_the_segment_and_reproducible(void **state)
 {
@@ -131,6 +178,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_of_the_table_are_copied),
+        cmocka_unit_test(tables_and_results_may_start_anywhere),
+        cmocka_unit_test(an_id_outside_of_the_table_is_noticed),
         cmocka_unit_test(noise_is_bounded_by_the_segment_and_reproducible),
         cmocka_unit_test(noise_is_equal_to_the_bit_on_all_backends),
     };

@@ -2,23 +2,34 @@
 
 #include "tests/support/kernel_test.h"
 
+enum { X = 1, DY, OUT, GAIN };
+
 static const struct Case {
     const char *name;
     int64_t rows, cols, spare;
     float span;
     DType dtype, gain;
+    int moved; /* which tensor starts off a multiple of 16 bytes */
 } cases[] = {
-    {"one element",                    1,   1,     0,  1.0f,  DTYPE_F32,  DTYPE_F32 },
-    {"odd width",                      3,   37,    5,  1.0f,  DTYPE_F32,  DTYPE_F32 },
-    {"model width",                    70,  576,   64, 1.0f,  DTYPE_F32,  DTYPE_F32 },
-    {"large values",                   3,   64,    0,  1e15f, DTYPE_F32,  DTYPE_F32 },
-    {"tiny values",                    3,   64,    0,  1e-4f, DTYPE_F32,  DTYPE_F32 },
-    {"bf16",                           70,  576,   64, 1.0f,  DTYPE_BF16, DTYPE_BF16},
-    {"bf16 with f32 gain",             5,   100,   0,  3.0f,  DTYPE_BF16, DTYPE_F32 },
-    {"many narrow rows",               150, 12,    1,  1.0f,  DTYPE_F32,  DTYPE_F32 },
-    {"many wide rows",                 40,  2052,  4,  1.0f,  DTYPE_F32,  DTYPE_F32 },
-    {"wide, odd",                      3,   1155,  2,  1.0f,  DTYPE_BF16, DTYPE_BF16},
-    {"wider than shared memory holds", 1,   61446, 2,  1.0f,  DTYPE_F32,  DTYPE_F32 },
+    {"one element",                    1,   1,     0,  1.0f,  DTYPE_F32,  DTYPE_F32,  0   },
+    {"odd width",                      3,   37,    5,  1.0f,  DTYPE_F32,  DTYPE_F32,  0   },
+    {"model width",                    70,  576,   64, 1.0f,  DTYPE_F32,  DTYPE_F32,  0   },
+    {"large values",                   3,   64,    0,  1e15f, DTYPE_F32,  DTYPE_F32,  0   },
+    {"tiny values",                    3,   64,    0,  1e-4f, DTYPE_F32,  DTYPE_F32,  0   },
+    {"bf16",                           70,  576,   64, 1.0f,  DTYPE_BF16, DTYPE_BF16, 0   },
+    {"bf16 with f32 gain",             5,   100,   0,  3.0f,  DTYPE_BF16, DTYPE_F32,  0   },
+    {"many narrow rows",               150, 12,    1,  1.0f,  DTYPE_F32,  DTYPE_F32,  0   },
+    {"many wide rows",                 40,  2052,  4,  1.0f,  DTYPE_F32,  DTYPE_F32,  0   },
+    {"wide, odd",                      3,   1155,  2,  1.0f,  DTYPE_BF16, DTYPE_BF16, 0   },
+    {"wider than shared memory holds", 1,   61446, 2,  1.0f,  DTYPE_F32,  DTYPE_F32,  0   },
+    {"x moved",                        3,   40,    8,  1.0f,  DTYPE_F32,  DTYPE_F32,  X   },
+    {"dy moved",                       3,   40,    8,  1.0f,  DTYPE_F32,  DTYPE_F32,  DY  },
+    {"out moved",                      3,   40,    8,  1.0f,  DTYPE_F32,  DTYPE_F32,  OUT },
+    {"gain moved",                     3,   40,    8,  1.0f,  DTYPE_F32,  DTYPE_F32,  GAIN},
+    {"x moved, bf16",                  3,   40,    8,  1.0f,  DTYPE_BF16, DTYPE_BF16, X   },
+    {"dy moved, bf16",                 3,   40,    8,  1.0f,  DTYPE_BF16, DTYPE_BF16, DY  },
+    {"out moved, bf16",                3,   40,    8,  1.0f,  DTYPE_BF16, DTYPE_BF16, OUT },
+    {"gain moved, bf16",               3,   40,    8,  1.0f,  DTYPE_BF16, DTYPE_BF16, GAIN},
 };
 
 enum { FORWARD, BACKWARD, ACCUMULATED, RESULTS };
@@ -52,10 +63,14 @@ static double *naive(const struct Case *c, DType step, const double *x, const do
 static void check_result(Backend *be, const struct Case *c, int result)
 {
     const int64_t stride = c->cols + c->spare;
-    const Tensor x = kernel_random(c->dtype, c->rows, c->cols, stride, 1, c->span),
-                 dy = kernel_random(c->dtype, c->rows, c->cols, stride, 2, 1.0f);
-    const Tensor out = kernel_random(c->dtype, c->rows, c->cols, stride, 3, 1.0f),
-                 gain = kernel_random(c->gain, 1, c->cols, c->cols, 4, 1.0f);
+    const int64_t width[] = {c->cols, c->cols + (c->moved == X), c->cols + (c->moved == DY),
+                             c->cols + (c->moved == OUT), c->cols + (c->moved == GAIN)};
+    const Tensor xs = kernel_random(c->dtype, c->rows, width[X], stride, 1, c->span),
+                 dys = kernel_random(c->dtype, c->rows, width[DY], stride, 2, 1.0f);
+    const Tensor outs = kernel_random(c->dtype, c->rows, width[OUT], stride, 3, 1.0f),
+                 gains = kernel_random(c->gain, 1, width[GAIN], width[GAIN], 4, 1.0f);
+    const Tensor x = kernel_moved(&xs, c->moved == X), dy = kernel_moved(&dys, c->moved == DY),
+                 out = kernel_moved(&outs, c->moved == OUT), gain = kernel_moved(&gains, c->moved == GAIN);
     const Tensor w = tensor_vector(gain.data, gain.dtype, c->cols);
     double *values[] = {kernel_values(&x), kernel_values(&gain), kernel_values(&dy), kernel_values(&out)};
     double *exact = naive(c, DTYPE_F64, values[0], values[1], values[2], values[3], result);
@@ -67,7 +82,7 @@ static void check_result(Backend *be, const struct Case *c, int result)
     }
     kernel_check_bound(c->name, &out, plain, exact,
                        result == FORWARD ? 1e-6 : 1e-6 / fmin(1.0, (double)c->span) / 0.01);
-    const Tensor *all[] = {&x, &dy, &out, &gain};
+    const Tensor *all[] = {&xs, &dys, &outs, &gains};
     for (size_t i = 0; i < ARRAY_COUNT(all); i++) {
         kernel_check_guards(all[i]);
         kernel_free(all[i]);
@@ -114,7 +129,7 @@ static void bf16_rounds_before_the_gain(void **state)
 static void the_gradient_is_the_central_difference(void **state)
 {
     (void)state;
-    const struct Case c = {"", 2, 9, 0, 1.0f, DTYPE_F64, DTYPE_F64};
+    const struct Case c = {"", 2, 9, 0, 1.0f, DTYPE_F64, DTYPE_F64, 0};
     double x[18], w[9], dy[18], none[18] = {0};
     for (int i = 0; i < 18; i++) {
         x[i] = sin(3.0 * i + 1.0);

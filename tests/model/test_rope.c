@@ -94,11 +94,69 @@ static void pairs_rotate_and_rotate_back(void **state)
     kernel_close(be);
 }
 
+/* Rows of 3 heads; the tensor or the table starts off a multiple of 16 bytes, or has rows that do. */
+static void tensors_and_tables_may_start_anywhere(void **state)
+{
+    (void)state;
+    enum { ROWS = 20, DIM = 32, COLS = 3 * DIM };
+    Backend *be = kernel_backend(2, false);
+    float frequencies[DIM / 2];
+    for (int i = 0; i < DIM / 2; i++)
+        frequencies[i] = 1.0f / (float)(i + 1);
+    for (int k = 0; k < 8; k++) {
+        const DType t = k % 2 ? DTYPE_BF16 : DTYPE_F32;
+        const Tensor tables = kernel_matrix(DTYPE_F32, 64, DIM + (k / 2 == 1), k / 2 == 3 ? DIM + 3 : DIM + 4);
+        const Tensor xs = kernel_random(t, ROWS, COLS + (k / 2 == 2), COLS + 8, 1, 1.0f),
+                     ys = kernel_random(t, ROWS, COLS, COLS + 8, 1, 1.0f);
+        const Tensor table = kernel_moved(&tables, k / 2 == 1), x = kernel_moved(&xs, k / 2 == 2);
+        const Tensor dense = kernel_matrix(DTYPE_F32, 64, DIM, DIM),
+                     positions_row = kernel_matrix(DTYPE_I32, 1, ROWS, ROWS);
+        const Tensor positions = tensor_vector(positions_row.data, DTYPE_I32, ROWS);
+        for (int i = 0; i < ROWS; i++) {
+            ((int32_t *)positions.data)[i] = 63 - 3 * i;
+            for (int j = 0; j < COLS; j++)
+                kernel_put(&ys, i, j, kernel_get(&x, i, j));
+        }
+        rope_table(be, &table, frequencies, 1.0f);
+        rope_table(be, &dense, frequencies, 1.0f);
+        rope_apply(be, &x, &table, &positions, 3, DIM, false);
+        rope_apply(be, &ys, &dense, &positions, 3, DIM, false);
+        assert_true(kernel_equal(&table, &dense) && kernel_equal(&x, &ys));
+        const Tensor *all[] = {&tables, &xs, &ys, &dense, &positions_row};
+        for (size_t i = 0; i < ARRAY_COUNT(all); i++) {
+            kernel_check_guards(all[i]);
+            kernel_free(all[i]);
+        }
+    }
+    kernel_close(be);
+}
+
+static void apply_at(int position)
+{
+    Backend *be = kernel_backend(1, false);
+    const Tensor table = table_make(be, 8, 1.0f), row = kernel_matrix(DTYPE_I32, 1, 1, 1),
+                 x = kernel_random(DTYPE_F32, 1, 8, 8, 1, 1.0f);
+    const Tensor positions = tensor_vector(row.data, DTYPE_I32, 1);
+    kernel_settle();
+    *(int32_t *)row.data = position;
+    rope_apply(be, &x, &table, &positions, 1, 8, false);
+    kernel_settle();
+}
+
+static void a_position_outside_of_the_table_is_noticed(void **state)
+{
+    (void)state;
+    kernel_expect_trap(apply_at, POSITIONS);
+    kernel_expect_trap(apply_at, -1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_table_holds_cosines_and_sines),
         cmocka_unit_test(pairs_rotate_and_rotate_back),
+        cmocka_unit_test(tensors_and_tables_may_start_anywhere),
+        cmocka_unit_test(a_position_outside_of_the_table_is_noticed),
     };
     return cmocka_run_group_tests_name("rope", tests, NULL, NULL);
 }

@@ -18,6 +18,8 @@ static const struct Case {
     {DTYPE_F32,  30,  64,  1, 0},
     {DTYPE_F32,  30,  64,  0, 1},
     {DTYPE_F32,  120, 900, 0, 8},
+    {DTYPE_BF16, 5,   24,  0, 0}, /* an odd number: its vector is not aligned, all else is */
+    {DTYPE_BF16, 5,   24,  1, 0}, /* the other way round */
 };
 
 /* Every third row, from the last one on. */

@@ -68,6 +68,46 @@ static void both_passes_are_rounded_formulas(void **state)
     kernel_close(be);
 }
 
+/* Each tensor in turn starts off a multiple of 16 bytes; 71: gate alone does, up then starts on one. */
+static void any_tensor_may_start_anywhere(void **state)
+{
+    (void)state;
+    enum { ROWS = 5, GU, Y, DY, DGU };
+    Backend *be = kernel_backend(2, false);
+    for (int k = 0; k < 5 * 2 * 2; k++) {
+        const DType t = k % 2 ? DTYPE_BF16 : DTYPE_F32;
+        const int64_t width = k / 2 % 2 ? 71 : 64, stride = 2 * width + (k / 2 % 2 ? 10 : 8);
+        const int moved = k / 4 + GU - 1;
+        const Tensor whole[] = {kernel_random(t, ROWS, 2 * width + (moved == GU), stride, 1, 2.0f),
+                                kernel_matrix(t, ROWS, width + (moved == Y), 80),
+                                kernel_random(t, ROWS, width + (moved == DY), 80, 2, 1.0f),
+                                kernel_matrix(t, ROWS, 2 * width + (moved == DGU), stride)};
+        Tensor part[4];
+        for (int i = 0; i < 4; i++)
+            part[i] = kernel_moved(&whole[i], moved == GU + i);
+        swiglu_forward(be, &part[1], &part[0]);
+        swiglu_backward(be, &part[3], &part[2], &part[0]);
+        kernel_settle();
+        const double unit = t == DTYPE_F32 ? 0x1p-20 : 1.01 * kernel_unit(t), least = 1e-6 + kernel_least(t);
+        for (int64_t i = 0; i < ROWS; i++) {
+            for (int64_t j = 0; j < width; j++) {
+                double dgate, dup;
+                const double gate = kernel_get(&part[0], i, j), up = kernel_get(&part[0], i, width + j);
+                const double want = forward_exact(gate, up);
+                backward_exact(&dgate, &dup, kernel_get(&part[2], i, j), gate, up);
+                assert_true(fabs(kernel_get(&part[1], i, j) - want) <= unit * fabs(want) + least);
+                assert_true(fabs(kernel_get(&part[3], i, j) - dgate) <= unit * fabs(dgate) + least);
+                assert_true(fabs(kernel_get(&part[3], i, width + j) - dup) <= unit * fabs(dup) + least);
+            }
+        }
+        for (int i = 0; i < 4; i++) {
+            kernel_check_guards(&whole[i]);
+            kernel_free(&whole[i]);
+        }
+    }
+    kernel_close(be);
+}
+
 static void extreme_gates_saturate(void **state)
 {
     (void)state;
@@ -106,6 +146,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(both_passes_are_rounded_formulas),
+        cmocka_unit_test(any_tensor_may_start_anywhere),
         cmocka_unit_test(extreme_gates_saturate),
         cmocka_unit_test(the_formula_is_the_central_difference),
     };

@@ -13,11 +13,14 @@
 
 #include <math.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -115,6 +118,24 @@ static inline void kernel_settle(void)
     Err err = {0};
     if (kernel_current && !backend_sync(kernel_current, &err)) fail_msg("%s", err.text);
 #endif
+}
+
+/* On emulated threads: a kernel that meets what must not be there stops its program. The others only read as far. */
+static inline void kernel_expect_trap(void (*body)(int which), int which)
+{
+    if (!kernel_emulated()) return;
+    fflush(NULL);
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        if (!freopen("/dev/null", "w", stderr)) _exit(1);
+        alarm(100);
+        body(which);
+        _exit(0);
+    }
+    int status = 0;
+    assert_true(waitpid(child, &status, 0) == child);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
 }
 
 /* Memory that host and device under test both reach. */
@@ -233,6 +254,12 @@ static inline Tensor kernel_random(DType dtype, int64_t rows, int64_t cols, int6
             kernel_put(&t, r, c, (double)(scale * rng_normal(key, (uint64_t)(r * cols + c))));
     }
     return t;
+}
+
+/* `whole`; or when `moved` all but its first column, which is not aligned then. */
+static inline Tensor kernel_moved(const Tensor *whole, bool moved)
+{
+    return moved ? tensor_slice_cols(whole, 1, tensor_cols(whole) - 1) : *whole;
 }
 
 /* The values as f64, row by row without gaps; the caller frees them. */
