@@ -331,6 +331,29 @@ static void unset_keys_get_what_follows_from_the_others(void **state)
     config_free(c);
 }
 
+static void the_usual_warmup_is_for_rates_that_fall_and_where_nothing_else_is_said(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *yaml;
+        double ratio;
+    } cases[] = {
+        {"lr_scheduler: cosine\n",                                       0.03},
+        {"lr_scheduler: linear\nmax_steps: 9\n",                         0.03},
+        {"lr_scheduler: constant\n",                                     0   },
+        {"lr_scheduler: constant\nwarmup_ratio: 0.1\n",                  0.1 },
+        {"lr_scheduler_type: constant_with_warmup\nwarmup_ratio: 0.2\n", 0.2 },
+        {"warmup_steps: 0\n",                                            0   },
+        {"warmup_steps: 0\nwarmup_ratio: 0.1\n",                         0.1 },
+        {"warmup_steps: 3\n",                                            0   },
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        Config *c = rig_more(cases[i].yaml);
+        if (!(fabs(c->warmup_ratio - cases[i].ratio) <= 0)) fail_msg("%s: %g", cases[i].yaml, c->warmup_ratio);
+        config_free(c);
+    }
+}
+
 static void an_empty_value_is_unset(void **state)
 {
     (void)state;
@@ -482,6 +505,7 @@ int main(void)
         cmocka_unit_test(hostile_texts_are_shown_escaped_and_short),
         cmocka_unit_test(numbers_are_read_as_people_write_them),
         cmocka_unit_test(unset_keys_get_what_follows_from_the_others),
+        cmocka_unit_test(the_usual_warmup_is_for_rates_that_fall_and_where_nothing_else_is_said),
         cmocka_unit_test(an_empty_value_is_unset),
         cmocka_unit_test(words_mean_their_enum_values),
         cmocka_unit_test(a_data_source_reaches_the_data_module_whole),
