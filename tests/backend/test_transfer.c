@@ -4,6 +4,10 @@
 #include "backend/elementwise.h"
 #include "tests/support/kernel_test.h"
 
+#if QLORA_TEST_CUDA
+#    include "backend/cuda.h"
+#endif
+
 enum { COUNT = 3000 };
 
 typedef struct Place {
@@ -32,7 +36,7 @@ static void place_close(Place *p)
     kernel_close(p->be);
 }
 
-static void sync(Place *p)
+static void place_sync(Place *p)
 {
     Err err = {0};
     if (!backend_sync(p->be, &err)) fail_msg("%s", err.text);
@@ -83,7 +87,7 @@ static void a_store_takes_what_the_operations_before_it_left(void **state)
     const BackendTicket stored = backend_store(p.be, p.host + COUNT, &p.b);
     backend_transfer_wait(p.be, stored);
     tensor_zero(p.be, &p.b);
-    sync(&p);
+    place_sync(&p);
     assert_filled(p.host + COUNT, 5.0f);
     place_close(&p);
 }
@@ -163,7 +167,7 @@ static void the_host_sees_stored_bytes_after_a_sync(void **state)
         fill(p.host, (float)round);
         backend_upload(p.be, &p.a, p.host);
         (void)backend_store(p.be, p.host + COUNT, &p.a);
-        sync(&p);
+        place_sync(&p);
         assert_filled(p.host + COUNT, (float)round);
     }
     place_close(&p);
@@ -184,9 +188,129 @@ static void more_than_there_is_is_refused(void **state)
     place_close(&p);
 }
 
+#if QLORA_TEST_CUDA
+/* --- small host arrays for kernels (cuda_stage) --- */
+
+enum { STAGED_BYTES = 1 << 20, STAGED = 40, ENDS = 32 /* bytes of either end that are looked at */ };
+
+/* Copies both ends of a staged array to row `row` of `to`. */
+static void copy_ends(Backend *be, const Tensor *to, int64_t row, const void *staged, size_t bytes)
+{
+    char *start = (char *)(uintptr_t)staged;
+    assert_int_equal((uintptr_t)staged % 256, 0);
+    const Tensor first = tensor_vector(start, DTYPE_U8, ENDS),
+                 last = tensor_vector(start + bytes - ENDS, DTYPE_U8, ENDS);
+    const Tensor line = tensor_slice_rows(to, row, 1);
+    const Tensor left = tensor_slice_cols(&line, 0, ENDS), right = tensor_slice_cols(&line, ENDS, ENDS);
+    const Tensor left_row = tensor_vector(left.data, DTYPE_U8, ENDS),
+                 right_row = tensor_vector(right.data, DTYPE_U8, ENDS);
+    tensor_copy(be, &left_row, &first);
+    tensor_copy(be, &right_row, &last);
+}
+
+static void assert_ends(const Tensor *to, int row, int first, int last)
+{
+    const unsigned char *line = (const unsigned char *)to->data + row * to->stride;
+    for (int i = 0; i < ENDS; i++) {
+        if (line[i] != first || line[ENDS + i] != last) fail_msg("array %d: %d and %d", row, line[i], line[ENDS + i]);
+    }
+}
+
+/* More than the area holds: what kernels have not read yet is not overwritten. The array changes at once. */
+static void staged_arrays_stay_until_kernels_have_read_them(void **state)
+{
+    (void)state;
+    Backend *be = kernel_backend(1, false);
+    const Tensor to = kernel_matrix(DTYPE_U8, STAGED, 2 * ENDS, 2 * ENDS);
+    unsigned char *array = malloc(STAGED_BYTES);
+    assert_non_null(array);
+    for (int i = 0; i < STAGED; i++) {
+        const size_t bytes = i == 16 ? 200 : STAGED_BYTES; /* the first 16 fill the area to its last byte */
+        memset(array, 1, STAGED_BYTES);
+        memset(array + bytes - ENDS, i + 2, ENDS);
+        copy_ends(be, &to, i, cuda_stage(be, array, bytes), bytes);
+    }
+    memset(array, 0, STAGED_BYTES);
+    kernel_settle();
+    for (int i = 0; i < STAGED; i++)
+        assert_ends(&to, i, 1, i + 2);
+    kernel_check_guards(&to);
+    kernel_free(&to);
+    free(array);
+    kernel_close(be);
+}
+
+/* Odd lengths side by side, some of them equal for a while. */
+static void staged_arrays_are_told_apart_by_every_byte(void **state)
+{
+    (void)state;
+    Backend *be = kernel_backend(1, false);
+    const Tensor to = kernel_matrix(DTYPE_U8, STAGED, 2 * ENDS, 2 * ENDS);
+    unsigned char array[400];
+    const void *before = NULL;
+    for (int i = 0; i < STAGED; i++) {
+        const size_t bytes = (size_t)(257 + i % 3 * 37);
+        memset(array, 7, sizeof array);
+        memset(array + bytes - ENDS, i / 2, ENDS);
+        array[bytes - 1] = (unsigned char)(i / 2);
+        const void *staged = cuda_stage(be, array, bytes);
+        assert_ptr_equal(cuda_stage(be, array, bytes), staged); /* no second copy */
+        assert_true(staged != before || i == 0);
+        copy_ends(be, &to, i, staged, bytes);
+        before = staged;
+    }
+    kernel_settle();
+    for (int i = 0; i < STAGED; i++)
+        assert_ends(&to, i, 7, i / 2);
+    kernel_free(&to);
+    kernel_close(be);
+}
+
+/* --- uploads and downloads in several pieces --- */
+
+/* Rows that fit a pinned buffer a few at a time, and one row that does not; with gaps on the device and without. */
+static void wide_matrices_arrive_whole(void **state)
+{
+    (void)state;
+    static const int64_t shapes[][3] = {
+        {7,   300000,  300000 },
+        {7,   300000,  300010 },
+        {2,   1500001, 1500010},
+        {1,   2500000, 2500000},
+        {999, 3,       5      }
+    };
+    Backend *be = kernel_backend(1, false);
+    for (size_t k = 0; k < ARRAY_COUNT(shapes); k++) {
+        const int64_t rows = shapes[k][0], cols = shapes[k][1];
+        const Tensor t = kernel_matrix(DTYPE_F32, rows, cols, shapes[k][2]);
+        const size_t bytes = (size_t)(rows * cols) * sizeof(float);
+        float *from = malloc(bytes), *back = malloc(bytes);
+        assert_true(from && back);
+        for (int64_t i = 0; i < rows * cols; i++)
+            from[i] = (float)i;
+        backend_upload(be, &t, from);
+        memset(from, 0, bytes); /* it may change at once */
+        backend_download(be, back, &t);
+        for (int64_t i = 0; i < rows * cols; i++) {
+            if (back[i] != (float)i) fail_msg("shape %zu: element %lld is %g", k, (long long)i, (double)back[i]);
+        }
+        kernel_check_guards(&t);
+        kernel_free(&t);
+        free(from);
+        free(back);
+    }
+    kernel_close(be);
+}
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+#if QLORA_TEST_CUDA
+        cmocka_unit_test(staged_arrays_stay_until_kernels_have_read_them),
+        cmocka_unit_test(staged_arrays_are_told_apart_by_every_byte),
+        cmocka_unit_test(wide_matrices_arrive_whole),
+#endif
         cmocka_unit_test(pinned_memory_is_zero),
         cmocka_unit_test(a_store_takes_what_the_operations_before_it_left),
         cmocka_unit_test(an_operation_after_a_wait_sees_what_was_fetched),
