@@ -154,6 +154,33 @@ static void logits_far_below_zero_are_like_others(void **state)
     kernel_close(be);
 }
 
+/* Whichever thread meets it: e^500 is no f32, so every sum must be taken from the largest of all. */
+static void one_large_logit_anywhere_is_the_maximum(void **state)
+{
+    (void)state;
+    static const int places[] = {0, 3, 127, 128, 2049, 3967, 3968, 4095, 4096, 5000, 5002};
+    enum { COLS = 5003 };
+    Backend *be = kernel_backend(2, false);
+    for (size_t k = 0; k < 2 * ARRAY_COUNT(places); k++) {
+        const int place = places[k / 2];
+        const Tensor logits = kernel_matrix(k % 2 ? DTYPE_BF16 : DTYPE_F32, 1, COLS, COLS + 1),
+                     losses_row = kernel_matrix(DTYPE_F32, 1, 1, 1), targets_row = kernel_matrix(DTYPE_I32, 1, 1, 1);
+        const Tensor losses = tensor_vector(losses_row.data, DTYPE_F32, 1),
+                     targets = tensor_vector(targets_row.data, DTYPE_I32, 1);
+        ((int32_t *)targets.data)[0] = 200;
+        kernel_put(&logits, 0, place, 500.0);
+        cross_entropy(be, &losses, &logits, &logits, &targets, 0.0f, 1.0f);
+        kernel_settle();
+        assert_true(fabs((double)*(const float *)losses.data - 500.0) < 1e-3);
+        for (int j = 0; j < COLS; j++)
+            assert_true(kernel_get(&logits, 0, j) == (j == place ? 1.0 : j == 200 ? -1.0 : 0.0));
+        kernel_free(&logits);
+        kernel_free(&losses_row);
+        kernel_free(&targets_row);
+    }
+    kernel_close(be);
+}
+
 static void loss_of_target(int target)
 {
     Backend *be = kernel_backend(1, false);
@@ -180,6 +207,7 @@ int main(void)
         cmocka_unit_test(the_formula_is_the_central_difference),
         cmocka_unit_test(a_bad_logit_anywhere_makes_the_loss_bad),
         cmocka_unit_test(logits_far_below_zero_are_like_others),
+        cmocka_unit_test(one_large_logit_anywhere_is_the_maximum),
         cmocka_unit_test(a_target_outside_of_the_vocabulary_is_noticed),
     };
     return cmocka_run_group_tests_name("cross_entropy", tests, NULL, NULL);
