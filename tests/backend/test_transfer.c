@@ -266,6 +266,25 @@ static void staged_arrays_are_told_apart_by_every_byte(void **state)
     kernel_close(be);
 }
 
+/* All of the scratch memory is written; the array at the front of the staging area is remembered and still whole. */
+static void scratch_memory_lies_apart(void **state)
+{
+    (void)state;
+    Backend *be = kernel_backend(1, false);
+    const Tensor to = kernel_matrix(DTYPE_U8, 1, 2 * ENDS, 2 * ENDS);
+    const Tensor scratch = tensor_vector(cuda_scratch(be), DTYPE_F32, CUDA_SCRATCH_BYTES / sizeof(float));
+    unsigned char array[256];
+    memset(array, 9, sizeof array);
+    const void *staged = cuda_stage(be, array, sizeof array);
+    tensor_zero(be, &scratch);
+    assert_ptr_equal(cuda_stage(be, array, sizeof array), staged);
+    copy_ends(be, &to, 0, staged, sizeof array);
+    kernel_settle();
+    assert_ends(&to, 0, 9, 9);
+    kernel_free(&to);
+    kernel_close(be);
+}
+
 /* --- uploads and downloads in several pieces --- */
 
 /* Rows that fit a pinned buffer a few at a time, and one row that does not; with gaps on the device and without. */
@@ -309,6 +328,7 @@ int main(void)
 #if QLORA_TEST_CUDA
         cmocka_unit_test(staged_arrays_stay_until_kernels_have_read_them),
         cmocka_unit_test(staged_arrays_are_told_apart_by_every_byte),
+        cmocka_unit_test(scratch_memory_lies_apart),
         cmocka_unit_test(wide_matrices_arrive_whole),
 #endif
         cmocka_unit_test(pinned_memory_is_zero),
