@@ -294,13 +294,15 @@ static void upload_cuda(Backend *be, const Tensor *to, const void *from)
     }
 }
 
-/* After a fault the result is zeros, so that nobody mistakes old bytes for new ones. */
+/*
+ * Earlier uploads have read the buffer before the device writes it: all is on one stream. After a fault the result is
+ * zeros, so that nobody mistakes old bytes for new ones.
+ */
 static void download_cuda(Backend *be, void *to, const Tensor *from)
 {
     const size_t all = (size_t)tensor_count(from) * dtype_bytes(from->dtype);
     CudaCopyBuffer *buffer = &be->cuda->copies[be->cuda->next_copy];
     be->cuda->next_copy = (be->cuda->next_copy + 1) % CUDA_COPY_BUFFERS;
-    cuda_note(be, cudaEventSynchronize(buffer->done), "waiting for a copy");
     for (size_t at = 0; at < all && !cuda_failed(be);) {
         const Run r = flat_run(run_at(from, at, all));
         copy_run(be, &r, buffer->pinned, false);

@@ -75,6 +75,22 @@ static void pinned_memory_is_zero(void **state)
     place_close(&p);
 }
 
+static void fresh_arenas_are_zero(void **state)
+{
+    Place p;
+    float x[COUNT];
+    (void)state;
+    place_open(&p);
+    const Tensor *all[] = {&p.a, &p.b};
+    for (int k = 0; k < 2; k++) {
+        memset(x, 1, sizeof x);
+        backend_download(p.be, x, all[k]);
+        for (int i = 0; i < COUNT; i++)
+            assert_true(x[i] == 0.0f);
+    }
+    place_close(&p);
+}
+
 /* Operation, store, operation on the same tensor, and back. */
 static void a_store_takes_what_the_operations_before_it_left(void **state)
 {
@@ -332,6 +348,7 @@ int main(void)
         cmocka_unit_test(wide_matrices_arrive_whole),
 #endif
         cmocka_unit_test(pinned_memory_is_zero),
+        cmocka_unit_test(fresh_arenas_are_zero),
         cmocka_unit_test(a_store_takes_what_the_operations_before_it_left),
         cmocka_unit_test(an_operation_after_a_wait_sees_what_was_fetched),
         cmocka_unit_test(a_fetch_waits_for_the_operations_before_it),
