@@ -301,6 +301,27 @@ static void scratch_memory_lies_apart(void **state)
     kernel_close(be);
 }
 
+static void downloads_after_a_fault_are_zeros(void **state)
+{
+    (void)state;
+    Backend *be = kernel_backend_of(BACKEND_CUDA, 1, false);
+    Arena arena = {.name = "test"};
+    Err err = {0};
+    float x[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+    assert_true(backend_arena_reserve(be, &arena, 4096, &err));
+    const Tensor t = arena_vector(&arena, DTYPE_F32, 8);
+    backend_upload(be, &t, x);
+    cuda_note(be, cudaErrorLaunchFailure, "the first");
+    cuda_note(be, cudaErrorInvalidValue, "the second");
+    backend_download(be, x, &t);
+    for (int i = 0; i < 8; i++)
+        assert_true(x[i] == 0.0f);
+    assert_false(backend_sync(be, &err));
+    assert_non_null(strstr(err.text, "the first"));
+    backend_arena_release(be, &arena);
+    backend_close(be);
+}
+
 /* --- uploads and downloads in several pieces --- */
 
 /* Rows that fit a pinned buffer a few at a time, and one row that does not; with gaps on the device and without. */
@@ -345,6 +366,7 @@ int main(void)
         cmocka_unit_test(staged_arrays_stay_until_kernels_have_read_them),
         cmocka_unit_test(staged_arrays_are_told_apart_by_every_byte),
         cmocka_unit_test(scratch_memory_lies_apart),
+        cmocka_unit_test(downloads_after_a_fault_are_zeros),
         cmocka_unit_test(wide_matrices_arrive_whole),
 #endif
         cmocka_unit_test(pinned_memory_is_zero),

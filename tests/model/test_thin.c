@@ -33,7 +33,7 @@ static const struct Case {
     {"plain, odd",             77,   64,   2, {{PLAIN_BF16, 6, 2, 3}, {PLAIN_F32, 5, 0, 3}},      DTYPE_F32,  DTYPE_F32,  DTYPE_I32,  3},
     {"plain and quantized",    320,  64,   2, {{PLAIN_F32, 3, 1, 0}, {NF4, 9, 2, 0}},             DTYPE_F32,  DTYPE_F32,  DTYPE_I32,  0},
     {"half a pack at the end", 76,   64,   1, {{PLAIN_BF16, 6, 2, 4}},                            DTYPE_F32,  DTYPE_F32,  DTYPE_I32,  0},
-    {"one rank, odd",          33,   32,   1, {{NF4, 3, 1, 0}},                                   DTYPE_F32,  DTYPE_F32,  DTYPE_I32,  0},
+    {"one rank, odd",          33,   32,   1, {{NF4, 3, 1, 0}},                                   DTYPE_F32,  DTYPE_F32,  DTYPE_I32,  3},
     {"many columns",           2176, 64,   1, {{NF4, 6, 2, 0}},                                   DTYPE_BF16, DTYPE_F32,  DTYPE_I32,  0},
     {"many ranks",             32,   64,   2, {{NF4, 5, 200, 0}, {NF4, 5, 90, 0}},                DTYPE_F32,  DTYPE_F32,  DTYPE_I32,  0},
     {"many rows",              64,   64,   2, {{NF4, 901, 8, 0}, {PLAIN_BF16, 330, 0, 0}},        DTYPE_F32,  DTYPE_F32,  DTYPE_F32,  0},
