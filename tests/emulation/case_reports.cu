@@ -233,6 +233,23 @@ bool gets_a_pointer_of_the_host()
     return copy(device<float>(64), values, 64);
 }
 
+struct HostRows {
+    const float *data;
+    int64_t stride;
+};
+
+__global__ void copy_row(float *out, HostRows in)
+{
+    out[threadIdx.x] = in.data[in.stride + threadIdx.x];
+}
+
+bool gets_rows_of_the_host()
+{
+    float values[64] = {};
+    CUDA_LAUNCH(none, copy_row, 1, 32, 0, device<float>(64), HostRows{values, 32});
+    return finished();
+}
+
 bool reads_one_past_managed_memory()
 {
     return copy(managed<float>(68), managed<float>(64), 65);
@@ -346,6 +363,7 @@ const Case memory_cases[] = {
     {"a write one past an odd end",        writes_one_past_an_odd_end,      "wrote byte 244 of cudaMalloc"         },
     {"a write one before device memory",   writes_one_before_device_memory, "wrote 4 bytes before cudaMalloc"      },
     {"a pointer of the host",              gets_a_pointer_of_the_host,      "does not point to device memory"      },
+    {"rows of the host",                   gets_rows_of_the_host,           "does not point to device memory"      },
     {"a read one past managed memory",     reads_one_past_managed_memory,   "touches byte 256 of cudaMallocManaged"},
     {"a read of freed memory",             reads_freed_memory,              "freed cudaMalloc"                     },
     {"a write past a shared array",        writes_past_a_shared_array,      "byte 128 of shared array values"      },

@@ -37,9 +37,13 @@ struct Launch {
 /* A kernel cannot read host memory: reports a pointer to it. */
 void check_pointer(const Launch &what, int argument, const void *pointer);
 
+/* Pointers, and what is called `data` in a struct: rows of a tensor. */
 template <class P> void check_argument(const Launch &what, int argument, const P &value)
 {
-    if constexpr (std::is_pointer_v<P>) check_pointer(what, argument, value);
+    if constexpr (std::is_pointer_v<P>)
+        check_pointer(what, argument, value);
+    else if constexpr (requires { value.data; })
+        check_argument(what, argument, value.data);
 }
 
 /* Queues a launch; a bad configuration is kept for cudaGetLastError. */
