@@ -3,7 +3,7 @@
 
 #include "tests/support/kernel_test.h"
 
-enum { ROWS = 200, COLS = 100, STRIDE = 112 };
+enum { ROWS = 203 /* odd: the last block of random numbers is not whole */, COLS = 100, STRIDE = 112 };
 
 static const RngKey key = {.seed = 1, .purpose = RNG_LORA_DROPOUT, .stream = 5, .step = 9};
 
@@ -65,7 +65,9 @@ static void the_mask_is_a_function_of_the_key_alone(void **state)
         {96,   101   },
         {92,   96    },
         {7,    7     },
-        {1,    3     }
+        {1,    3     },
+        {400,  400   }, /* several rounds of a grid */
+        {401,  403   }
     };
     static const DType dtypes[] = {DTYPE_F32, DTYPE_BF16};
     Backend *be = kernel_backend(0, false);
@@ -86,6 +88,29 @@ static void the_mask_is_a_function_of_the_key_alone(void **state)
         kernel_check_guards(&outs);
         kernel_free(&ins);
         kernel_free(&outs);
+    }
+    kernel_close(be);
+}
+
+/* It is left out, not multiplied by zero. */
+static void what_is_dropped_may_be_anything(void **state)
+{
+    (void)state;
+    static const int64_t strides[] = {96, 97};
+    Backend *be = kernel_backend(0, false);
+    for (int k = 0; k < 4; k++) {
+        const Tensor t = kernel_matrix(k % 2 ? DTYPE_BF16 : DTYPE_F32, 9, 96, strides[k / 2]);
+        for (int64_t i = 0; i < 9; i++) {
+            for (int64_t j = 0; j < 96; j++)
+                kernel_set(&t, i, j, kept_by_key(i * 96 + j, 0.5f, key) ? 1.0 : (double)INFINITY);
+        }
+        lora_dropout(be, &t, &t, 0.5f, key);
+        for (int64_t i = 0; i < 9; i++) {
+            for (int64_t j = 0; j < 96; j++)
+                assert_true(kernel_at(&t, i, j) == (kept_by_key(i * 96 + j, 0.5f, key) ? 2.0 : 0.0));
+        }
+        kernel_check_guards(&t);
+        kernel_free(&t);
     }
     kernel_close(be);
 }
@@ -133,6 +158,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kept_elements_are_scaled_and_the_share_is_right),
         cmocka_unit_test(the_mask_is_a_function_of_the_key_alone),
+        cmocka_unit_test(what_is_dropped_may_be_anything),
         cmocka_unit_test(an_element_at_the_threshold_is_kept),
         cmocka_unit_test(another_step_draws_another_mask),
     };

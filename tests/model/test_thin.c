@@ -3,7 +3,14 @@
 
 #include "tests/support/kernel_test.h"
 
-typedef enum Kind { NF4, NF4_SINGLE /* absmax as f32 */, FP4, PLAIN_F32, PLAIN_BF16 } Kind;
+typedef enum Kind {
+    NF4,
+    NF4_SINGLE /* absmax as f32 */,
+    NF4_MOVED /* codes off a multiple of 16 bytes */,
+    FP4,
+    PLAIN_F32,
+    PLAIN_BF16
+} Kind;
 
 typedef struct PartCase {
     Kind kind;
@@ -34,6 +41,9 @@ static const struct Case {
     {"plain and quantized",    320,  64,   2, {{PLAIN_F32, 3, 1, 0}, {NF4, 9, 2, 0}},             DTYPE_F32,  DTYPE_F32,  DTYPE_I32,  0},
     {"half a pack at the end", 76,   64,   1, {{PLAIN_BF16, 6, 2, 4}},                            DTYPE_F32,  DTYPE_F32,  DTYPE_I32,  0},
     {"one rank, odd",          33,   32,   1, {{NF4, 3, 1, 0}},                                   DTYPE_F32,  DTYPE_F32,  DTYPE_I32,  3},
+    {"codes moved",            96,   64,   2, {{NF4_MOVED, 6, 0, 0}, {NF4, 2, 0, 0}},             DTYPE_F32,  DTYPE_F32,  DTYPE_I32,  0},
+    {"plain rows off",         76,   64,   2, {{PLAIN_BF16, 6, 2, 3}, {PLAIN_F32, 5, 0, 3}},      DTYPE_F32,  DTYPE_F32,  DTYPE_I32,  0},
+    {"plain rows of 8 bytes",  76,   64,   1, {{PLAIN_BF16, 6, 0, 0}},                            DTYPE_F32,  DTYPE_F32,  DTYPE_I32,  0},
     {"many columns",           2176, 64,   1, {{NF4, 6, 2, 0}},                                   DTYPE_BF16, DTYPE_F32,  DTYPE_I32,  0},
     {"many ranks",             32,   64,   2, {{NF4, 5, 200, 0}, {NF4, 5, 90, 0}},                DTYPE_F32,  DTYPE_F32,  DTYPE_I32,  0},
     {"many rows",              64,   64,   2, {{NF4, 901, 8, 0}, {PLAIN_BF16, 330, 0, 0}},        DTYPE_F32,  DTYPE_F32,  DTYPE_F32,  0},
@@ -45,6 +55,7 @@ typedef struct Sample {
     QuantMatrix quant;
     Arena arena;
     Tensor plain, a, b;
+    char *moved;         /* codes and 8 bytes in front of them */
     double *w, *wa, *wb; /* the same in f64 */
 } Sample;
 
@@ -59,8 +70,9 @@ static void upload_quant(QuantMatrix *m, const QuantHost *host)
 /* Random weights, quantized; the CPU decodes them for the reference. */
 static void quantize(Sample *s, const struct Case *c, const PartCase *p, uint64_t seed)
 {
-    const QuantOptions options = {
-        .type = p->kind == FP4 ? QUANT_FP4 : QUANT_NF4, .block = c->block, .double_quant = p->kind == NF4};
+    const QuantOptions options = {.type = p->kind == FP4 ? QUANT_FP4 : QUANT_NF4,
+                                  .block = c->block,
+                                  .double_quant = p->kind == NF4 || p->kind == NF4_MOVED};
     Err err = {0};
     quant_place(&s->quant, &s->arena, &options, p->rows, c->cols);
     const size_t bytes = s->arena.peak;
@@ -70,6 +82,10 @@ static void quantize(Sample *s, const struct Case *c, const PartCase *p, uint64_
     const Tensor w = kernel_random(DTYPE_F32, p->rows, c->cols, c->cols, seed, 1.0f);
     QuantHost host = {malloc(count), malloc(4 * blocks), malloc(4 * blocks), malloc(4 * blocks), 0.0f};
     assert_true(quant_encode(&host, w.data, (int64_t)count, &options, &err));
+    if (p->kind == NF4_MOVED) {
+        s->moved = kernel_memory(tensor_bytes(&s->quant.codes) + 8);
+        s->quant.codes.data = s->moved + 8;
+    }
     upload_quant(&s->quant, &host);
     Backend *cpu = kernel_backend_of(BACKEND_CPU, 1, false);
     quant_decode(cpu, &w, &s->quant);
@@ -105,6 +121,7 @@ static void sample_make(Sample *s, const struct Case *c, const PartCase *p, uint
 static void sample_free(Sample *s)
 {
     if (s->arena.base) kernel_memory_free(s->arena.base);
+    if (s->moved) kernel_memory_free(s->moved);
     if (s->plain.data) kernel_free(&s->plain);
     if (s->a.data) kernel_free(&s->a);
     if (s->b.data) kernel_free(&s->b);
