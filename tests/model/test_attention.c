@@ -147,7 +147,7 @@ static Run run_make(const Backend *be, const Case *c, int64_t n, DType dtype)
     Run r = {.qkv = kernel_random(dtype, n, width, width + c->spare, 1, 1.0f),
              .dout = kernel_random(dtype, n, wide, wide + c->spare, 2, 1.0f),
              .out = kernel_matrix(dtype, n, wide, wide + c->spare),
-             .lse = kernel_matrix(DTYPE_F32, n, c->heads, c->heads),
+             .lse = kernel_matrix(DTYPE_F32, n, c->heads, c->heads + (c->spare ? 3 : 0)),
              .dqkv = kernel_matrix(dtype, n, width, width + c->spare)};
     const int64_t floats = attention_scratch(be, n, c->heads, c->kv_heads, c->head_dim);
     r.scratch = kernel_random(DTYPE_F32, 1, floats, floats, 3, 1e20f); /* nobody may count on zeros */
