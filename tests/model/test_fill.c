@@ -7,23 +7,26 @@ typedef struct Case {
     int64_t cols, rows[3]; /* rows 0: no such matrix */
     int64_t ranks[3];      /* 0: no adapter */
     int64_t side, spare;
-    int64_t gap; /* side columns before the first adapter */
+    int64_t gap;         /* side columns before the first adapter */
+    int64_t plain_spare; /* columns between rows of the third matrix */
 } Case;
 
 static const Case cases[] = {
-    {64,  {96, 32, 32},  {8, 8, 8},  32, 0,  0},
-    {64,  {96, 32, 32},  {8, 0, 16}, 32, 32, 0},
-    {128, {40, 0, 0},    {16, 0, 0}, 16, 0,  0},
-    {128, {40, 8, 0},    {0, 3, 0},  16, 16, 0},
-    {64,  {24, 24, 0},   {0, 0, 0},  0,  0,  0},
-    {30,  {20, 11, 5},   {3, 1, 2},  16, 1,  0}, /* nothing is aligned */
-    {72,  {9, 3, 0},     {5, 5, 0},  10, 6,  0},
-    {64,  {40, 24, 0},   {2, 8, 0},  16, 0,  0}, /* packs of four of a strip that end outside of an adapter */
-    {64,  {1, 0, 0},     {3, 0, 0},  16, 0,  0},
-    {64,  {24, 24, 0},   {4, 4, 0},  16, 0,  2},
-    {520, {9, 519, 17},  {4, 0, 8},  48, 0,  0}, /* more spans than warps run at once; several of plain weights */
-    {128, {400, 100, 0}, {8, 8, 0},  16, 0,  0}, /* several rounds of a grid */
-    {31,  {300, 0, 0},   {3, 0, 0},  3,  1,  0},
+    {64,  {96, 32, 32},  {8, 8, 8},  32, 0,  0, 0},
+    {64,  {96, 32, 32},  {8, 0, 16}, 32, 32, 0, 0},
+    {128, {40, 0, 0},    {16, 0, 0}, 16, 0,  0, 0},
+    {128, {40, 8, 0},    {0, 3, 0},  16, 16, 0, 0},
+    {64,  {24, 24, 0},   {0, 0, 0},  0,  0,  0, 0},
+    {30,  {20, 11, 5},   {3, 1, 2},  16, 1,  0, 0}, /* nothing is aligned */
+    {72,  {9, 3, 0},     {5, 5, 0},  10, 6,  0, 0},
+    {64,  {40, 24, 0},   {2, 8, 0},  16, 0,  0, 0}, /* packs of four of a strip that end outside of an adapter */
+    {64,  {1, 0, 0},     {3, 0, 0},  16, 0,  0, 0},
+    {64,  {24, 24, 0},   {4, 4, 0},  16, 0,  2, 0},
+    {520, {9, 519, 17},  {4, 0, 8},  48, 0,  0, 0}, /* more spans than warps run at once; several of plain weights */
+    {128, {400, 100, 0}, {8, 8, 0},  16, 0,  0, 0}, /* several rounds of a grid */
+    {31,  {300, 0, 0},   {3, 0, 0},  3,  1,  0, 0},
+    {64,  {24, 8, 0},    {8, 0, 0},  8,  1,  0, 0}, /* rows of the buffer start anywhere */
+    {64,  {16, 8, 9},    {0, 0, 0},  0,  0,  0, 3},
 };
 
 /* Matrices 0 and 1 in 4 bits of different kinds, matrix 2 in the compute type. */
@@ -50,7 +53,7 @@ static Rig rig_make(const Case *c, DType dtype)
         if (i < 2)
             r.quant[i] = quantized_make(c->rows[i], c->cols, &kinds[i]);
         else
-            part->plain = kernel_random(dtype, c->rows[i], c->cols, c->cols, 5, 1.0f);
+            part->plain = kernel_random(dtype, c->rows[i], c->cols, c->cols + c->plain_spare, 5, 1.0f);
         if (c->ranks[i] > 0) {
             part->a = kernel_random(DTYPE_F32, c->ranks[i], c->cols, c->cols, (uint64_t)i, 1.0f);
             part->b = kernel_random(DTYPE_F32, c->rows[i], c->ranks[i], c->ranks[i], (uint64_t)i + 9, 1.0f);
