@@ -150,7 +150,7 @@ static Run run_make(const Backend *be, const Case *c, int64_t n, DType dtype)
              .lse = kernel_matrix(DTYPE_F32, n, c->heads, c->heads + (c->spare ? 3 : 0)),
              .dqkv = kernel_matrix(dtype, n, width, width + c->spare)};
     const int64_t floats = attention_scratch(be, n, c->heads, c->kv_heads, c->head_dim);
-    r.scratch = kernel_random(DTYPE_F32, 1, floats, floats, 3, 1e20f); /* nobody may count on zeros */
+    r.scratch = kernel_random(DTYPE_F32, 1, floats, floats, 3, NAN); /* nobody may count on zeros */
     return r;
 }
 
