@@ -170,8 +170,7 @@ static __global__ void __launch_bounds__(BLOCK, 2)
 #pragma unroll
     for (int i = 0; i < 2 * MT; i++)
         factors[i / 2][i % 2] = a.scale;
-    __syncwarp(FULL_WARP);                           /* what other lanes read of these rows comes first */
-    sums_to_tile<HEAD>(queries, local, dq, factors); /* where only this warp has read */
+    sums_to_tile<HEAD>(queries, local, dq, factors); /* where only this warp has read, before the last barrier */
     __syncwarp(FULL_WARP);
     tile_store<HEAD, VECTOR, 16 * MT>(dqkv, column, row, a.n, a.head_dim, queries + local * pitch_of<HEAD>);
 }
