@@ -167,6 +167,25 @@ static void norms_are_exact_to_f64_and_independent_of_threads(void **state)
     }
 }
 
+/* More parts than blocks of a grid, and than threads of the block that adds them up. */
+static void norms_of_many_elements_count_each_once(void **state)
+{
+    (void)state;
+    enum { ROWS = 530, COLS = 1001 };
+    const Tensor a = kernel_matrix(DTYPE_F32, ROWS, COLS, COLS + 2);
+    double want = 0.0;
+    for (int i = 0; i < ROWS; i++) {
+        for (int j = 0; j < COLS; j++) {
+            kernel_put(&a, i, j, (i * COLS + j) % 97);
+            want += kernel_get(&a, i, j) * kernel_get(&a, i, j);
+        }
+    }
+    Backend *be = kernel_backend(2, false);
+    assert_true(tensor_norm(be, &a).sum_squares == want); /* whole numbers: exact in any order */
+    kernel_close(be);
+    kernel_free(&a);
+}
+
 static void one_bad_element_anywhere_is_noticed(void **state)
 {
     (void)state;
@@ -192,6 +211,7 @@ int main(void)
         cmocka_unit_test(copies_of_one_type_keep_every_bit),
         cmocka_unit_test(conversions_keep_nan_infinity_and_ties),
         cmocka_unit_test(norms_are_exact_to_f64_and_independent_of_threads),
+        cmocka_unit_test(norms_of_many_elements_count_each_once),
         cmocka_unit_test(one_bad_element_anywhere_is_noticed),
     };
     return cmocka_run_group_tests_name("elementwise", tests, NULL, NULL);
