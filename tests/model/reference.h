@@ -14,6 +14,7 @@ typedef struct RefLinear {
 
 typedef struct Reference {
     const Rig *rig;
+    Backend *host; /* draws the masks, whatever backend the model is on */
     ModelSpec spec;
     double *embed, *head, *norm;
     double *norm1[REF_LAYERS], *norm2[REF_LAYERS];
@@ -48,6 +49,7 @@ static inline double *ref_read(const Rig *r, const char *name)
 static inline void ref_open(Reference *f, const Rig *r)
 {
     *f = (Reference){.rig = r, .spec = *model_spec(r->model)};
+    MUST(backend_open(&f->host, &(BackendOptions){.kind = BACKEND_CPU}, &rig_err));
     assert_true(f->spec.layers <= REF_LAYERS);
     f->embed = ref_read(r, "model.embed_tokens.weight");
     f->head = f->spec.tied ? f->embed : ref_read(r, "lm_head.weight");
@@ -79,6 +81,7 @@ static inline void ref_open(Reference *f, const Rig *r)
 
 static inline void ref_close(Reference *f)
 {
+    backend_close(f->host);
     free(f->embed);
     if (!f->spec.tied) free(f->head);
     free(f->norm);
@@ -103,7 +106,7 @@ static inline float *ref_mask(const Reference *f, int module, int64_t n, int64_t
         const Tensor t = tensor_matrix(mask, DTYPE_F32, n, cols);
         RngKey key = f->key;
         key.stream += (uint32_t)module;
-        lora_dropout(f->rig->be, &t, &t, (float)f->dropout, key);
+        lora_dropout(f->host, &t, &t, (float)f->dropout, key);
     }
     return mask;
 }
