@@ -185,7 +185,7 @@ static bool run(const CommandLine *line, Err *err)
     Config *config = NULL;
     const char *what = line->files[0];
     const bool is_config = (ends_with(what, ".yaml") || ends_with(what, ".yml")) && !file_is_folder(what);
-    const bool ok = is_config ? config_load(&config, what, line->sets, line->set_count, err)
+    const bool ok = is_config ? config_load_without_data(&config, what, line->sets, line->set_count, err)
                               : config_for_model(&config, what, line, err);
     const bool made = ok && generate(config, line, err);
     config_free(config);

@@ -46,6 +46,11 @@ static bool open_what_is_there(Session *s, Err *err)
         settings_skip_data(s->config);
         return true;
     }
+    if (CONFIG_GET(s->config, datasets).count == 0) {
+        log_warn("planned without the data: there are no datasets");
+        settings_skip_data(s->config);
+        return true;
+    }
     const char *missing = missing_data(s->config);
     if (missing) {
         log_warn("planned without the data: %s is not there", missing);
@@ -125,7 +130,7 @@ static bool load_config(Config **out, const CommandLine *line, const char *devic
     for (int i = 0; ok && i < line->set_count; i++)
         sets[i] = line->sets[i];
     if (ok && device) sets[line->set_count] = key.bytes;
-    ok = ok && config_load(out, line->files[0], sets, line->set_count + (device != NULL), err);
+    ok = ok && config_load_without_data(out, line->files[0], sets, line->set_count + (device != NULL), err);
     mem_free(sets);
     text_free(&key);
     return ok;

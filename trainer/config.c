@@ -53,14 +53,21 @@ static Config *config_make(const char *name, Err *err)
     return NULL;
 }
 
-bool config_parse(Config **out, const char *name, const char *text, size_t length, const char *const *overrides,
-                  int count, Err *err)
+/* A text and what it is for. */
+typedef struct ConfigText {
+    const char *name, *bytes;
+    size_t length;
+    bool without_data;
+} ConfigText;
+
+static bool parse(Config **out, const ConfigText *text, const char *const *overrides, int count, Err *err)
 {
-    Config *c = config_make(name, err);
+    Config *c = config_make(text->name, err);
     if (!c) return false;
+    c->state->without_data = text->without_data;
     ConfigFaults faults = {.name = c->state->name, .err = err};
     YamlTree tree = {0};
-    const YamlNode *root = yaml_parse(&tree, text, length, NULL, &faults);
+    const YamlNode *root = yaml_parse(&tree, text->bytes, text->length, NULL, &faults);
     config_keys_read(c, root, overrides, count, &tree, &faults);
     /* What a broken text lacks, nobody can say. */
     if (!tree.broken && err->code == ERR_NONE) config_check(c, &faults);
@@ -74,14 +81,31 @@ bool config_parse(Config **out, const char *name, const char *text, size_t lengt
     return good;
 }
 
+bool config_parse(Config **out, const char *name, const char *text, size_t length, const char *const *overrides,
+                  int count, Err *err)
+{
+    return parse(out, &(ConfigText){.name = name, .bytes = text, .length = length}, overrides, count, err);
+}
+
+static bool load(Config **out, const char *path, bool without_data, const char *const *overrides, int count, Err *err)
+{
+    char *bytes = NULL;
+    ConfigText text = {.name = path, .without_data = without_data};
+    if (!file_read_all(&bytes, &text.length, path, YAML_BYTES_MAX, ERR_CONFIG, err)) return false;
+    text.bytes = bytes;
+    const bool good = parse(out, &text, overrides, count, err);
+    mem_free(bytes);
+    return good;
+}
+
 bool config_load(Config **out, const char *path, const char *const *overrides, int count, Err *err)
 {
-    char *text = NULL;
-    size_t length = 0;
-    if (!file_read_all(&text, &length, path, YAML_BYTES_MAX, ERR_CONFIG, err)) return false;
-    const bool good = config_parse(out, path, text, length, overrides, count, err);
-    mem_free(text);
-    return good;
+    return load(out, path, false, overrides, count, err);
+}
+
+bool config_load_without_data(Config **out, const char *path, const char *const *overrides, int count, Err *err)
+{
+    return load(out, path, true, overrides, count, err);
 }
 
 void config_mark_read(const Config *c, ConfigKey key)

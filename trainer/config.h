@@ -124,6 +124,9 @@ void config_mark_read(const Config *c, ConfigKey key);
 
 /* `overrides`: "key=value" or "group.key=value" texts of --set, count of them; the value is YAML. ERR_CONFIG. */
 bool config_load(Config **out, const char *path, const char *const *overrides, int count, Err *err) MUST_USE;
+/* The same for a command that can do without data: datasets may be missing. */
+bool config_load_without_data(Config **out, const char *path, const char *const *overrides, int count,
+                              Err *err) MUST_USE;
 /* The same from memory; `name` stands for the path in messages. */
 bool config_parse(Config **out, const char *name, const char *text, size_t length, const char *const *overrides,
                   int count, Err *err) MUST_USE;

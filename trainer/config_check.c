@@ -41,7 +41,7 @@ static void check_base(Check *k)
     if (!c->base_model) {
         CONTRADICTS(base_model, base_model, "base_model is missing; name a Hugging Face folder or a GGUF file");
     }
-    if (c->datasets.count == 0 && c->test_datasets.count == 0) {
+    if (!c->state->without_data && c->datasets.count == 0 && c->test_datasets.count == 0) {
         CONTRADICTS(datasets, test_datasets, "datasets is missing or empty; write an entry - path: FILE below it");
     }
     DeviceChoice device;

@@ -29,6 +29,7 @@ struct ConfigState {
     ConfigLevel levels[CONFIG_KEY_COUNT];
     const char **notices;
     size_t notice_count, notice_capacity;
+    bool without_data; /* datasets may be missing */
 };
 
 /* Adds a remark for the log; a lack of memory is left in err. */

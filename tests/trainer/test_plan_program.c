@@ -107,6 +107,25 @@ static void one_line_of_json_holds_everything_by_name(void **state)
     json_decref(o);
 }
 
+/* The file of a model and a card is all that the question "does it fit" needs. */
+static void a_plan_needs_no_datasets_but_training_does(void **state)
+{
+    (void)state;
+    static const char text[] = "base_model: llama-8b\nsequence_len: 2048\nmicro_batch_size: 8\nlora_r: 16\n";
+    write_text("config.yaml", text);
+    assert_int_equal(RUN("plan", "config.yaml", "--device", "h100", "--json"), 0);
+    json_t *o = read_json();
+    assert_true(real(o, "trainable_parameters") == 41943040);
+    assert_true(real(o, "peak_memory_bytes") > 5e9 && real(o, "tokens_per_second") > 1000);
+    json_decref(o);
+    assert_int_equal(RUN("plan", "config.yaml", "--device", "all"), 0);
+    assert_int_equal(RUN("plan", "config.yaml"), 0);
+    assert_int_equal(RUN("train", "config.yaml"), 2);
+    char *log = read_text("log");
+    assert_non_null(strstr(log, "datasets is missing or empty"));
+    mem_free(log);
+}
+
 static void a_plan_of_70b_takes_little_time_and_no_weights(void **state)
 {
     (void)state;
@@ -260,6 +279,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_line_of_json_holds_everything_by_name),
+        cmocka_unit_test(a_plan_needs_no_datasets_but_training_does),
         cmocka_unit_test(a_plan_of_70b_takes_little_time_and_no_weights),
         cmocka_unit_test(the_text_names_what_does_not_fit_and_what_the_model_limits),
         cmocka_unit_test(wrong_cards_end_with_one_error_and_exit_2),
