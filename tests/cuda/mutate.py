@@ -25,8 +25,8 @@ KERNEL_SITES = re.compile(r"\b(__syncthreads|__syncwarp|cp_async_wait<[^>]*>)\s*
 HOST_SITES = re.compile(
     r"\b(cudaStreamSynchronize|cudaEventSynchronize|cudaStreamWaitEvent|cudaEventRecord|cudaDeviceSynchronize)"
     r"\s*\((?:[^()]|\([^()]*\))*\)")
-ORDERS = [("in-order", ""), ("in-order", "deferred:1"), ("reverse", "deferred:2"), ("random:3", "deferred:3"),
-          ("priority:1", "deferred:4"), ("priority:2", "deferred:5"), ("priority:3", "deferred:6")]
+ORDERS = [("in-order", ""), ("in-order", "deferred:1"), ("reverse", "oldest"), ("random:3", "deferred:3"),
+          ("priority:1", "deferred:4"), ("priority:2", "deferred:5"), ("priority:3", "youngest")]
 
 LONG = ("_cuda_test_training", "_cuda_test_fp16", "_cuda_test_faults")  # whole runs: in one order only
 
