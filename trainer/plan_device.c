@@ -2,6 +2,7 @@
 
 #include "backend/host_memory.h"
 #include "base/log.h"
+#include "trainer/config_table.h"
 #include "trainer/process.h"
 
 #include <string.h>
@@ -12,7 +13,6 @@ enum {
     STAGING_HOST = 24 << 20, /* two copy buffers of 4 MiB and the small arrays of one launch (backend/cuda.h) */
     STAGING_DEVICE = (16 << 20) + (64 << 10), /* the same, and what a launch adds up in (backend/cuda.h) */
     DRIVER_BYTES = 400 << 20,                 /* of the driver and cuBLAS in the process; unmeasured */
-    ROWS_MAX = 1 << 20,                       /* no more tokens or rows are asked for */
 };
 
 /* ---- the session ---- */
@@ -257,11 +257,11 @@ static bool fits(bool *yes, DevicePlan *p, Session *s, int64_t tokens, Err *err)
     return true;
 }
 
-/* The largest count of pieces of so many tokens that fits, 0 when not even one does. */
-static bool largest(int64_t *out, DevicePlan *p, Session *s, int64_t piece, Err *err)
+/* The largest count of pieces of so many tokens that fits, at most `most`; 0 when not even one does. */
+static bool largest(int64_t *out, DevicePlan *p, Session *s, int64_t piece, int64_t most, Err *err)
 {
     int64_t low = 0, high = 1;
-    const int64_t most = (INT32_MAX / 2) / piece;
+    if (most > (INT32_MAX / 2) / piece) most = (INT32_MAX / 2) / piece;
     bool yes = true;
     while (yes && high <= most) {
         if (!fits(&yes, p, s, high * piece, err)) return false;
@@ -295,17 +295,19 @@ static bool offloaded_by(uint64_t *bytes, DevicePlan *p, Session *s, int64_t tok
 
 static bool find_limits(DevicePlan *p, Session *s, Err *err)
 {
-    const int64_t cache = s->settings.model.cache_tokens, row = CONFIG_GET(s->config, sequence_len);
-    s->settings.model.cache_tokens = 0;
+    const int64_t row = CONFIG_GET(s->config, sequence_len);
+    /* no more than a configuration may say */
+    const int64_t longest = (int64_t)config_fields[CONFIG_KEY_sequence_len].high;
+    const int64_t rows = (int64_t)config_fields[CONFIG_KEY_micro_batch_size].high;
     uint64_t of_row = 0, of_rows = 0;
-    bool ok = largest(&p->sequence_len_by_memory, p, s, 1, err) && largest(&p->max_micro_batch_size, p, s, row, err);
+    bool ok = largest(&p->sequence_len_by_memory, p, s, 1, longest, err) &&
+              largest(&p->max_micro_batch_size, p, s, row, rows, err);
     const int64_t positions = source_spec(s->source)->max_positions;
     p->max_sequence_len = p->sequence_len_by_memory;
     if (positions > 0 && p->max_sequence_len > positions) p->max_sequence_len = positions;
     ok = ok && offloaded_by(&of_row, p, s, p->max_sequence_len, err) &&
          offloaded_by(&of_rows, p, s, p->max_micro_batch_size * row, err);
     p->limits_offloaded = of_row > of_rows ? of_row : of_rows;
-    s->settings.model.cache_tokens = cache;
     return ok;
 }
 

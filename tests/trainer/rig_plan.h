@@ -91,8 +91,9 @@ static inline void assert_near(double value, double expected, double relative)
         fail_msg("%g is not %g within %g", value, expected, relative);
 }
 
-/* The plan of `model` with further lines of YAML; false: *err says why. */
-static inline bool try_plan(DevicePlan *out, const char *model, const char *card_text, const char *more, Err *err)
+/* The plan of `model` with further lines of YAML, and prompts where it generates; false: *err says why. */
+static inline bool try_plan_of(DevicePlan *out, const char *model, const char *card_text, const char *more,
+                               const Prompts *prompts, Err *err)
 {
     Config *config = NULL;
     Session s = {0};
@@ -103,12 +104,17 @@ static inline bool try_plan(DevicePlan *out, const char *model, const char *card
     TRY(config_load(&config, "config.yaml", NULL, 0, err));
     TRY(plan_device_open(&s, config, &card, err));
     settings_skip_data(config);
-    TRY(plan_device_make(out, &s, &card, NULL, err));
+    TRY(plan_device_make(out, &s, &card, prompts, err));
     ok = true;
 fail:
     session_close(&s);
     config_free(config);
     return ok;
+}
+
+static inline bool try_plan(DevicePlan *out, const char *model, const char *card, const char *more, Err *err)
+{
+    return try_plan_of(out, model, card, more, NULL, err);
 }
 
 static inline DevicePlan plan(const char *model, const char *card, const char *more)

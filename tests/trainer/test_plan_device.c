@@ -116,6 +116,41 @@ static void the_largest_sizes_fit_and_one_more_does_not(void **state)
     assert_true(longest[1] < longest[0] / 2 && longest[2] < longest[1] / 2);
 }
 
+/* 20,000 tokens of 32 layers of 8 heads of 128, keys and values: 2.6 GB that stand beside every micro-batch. */
+static DevicePlan plan_generating(int64_t length, int64_t rows)
+{
+    Prompt prompt = {.count = 4000};
+    const Prompts prompts = {.items = &prompt, .count = 1};
+    DevicePlan p;
+    Err err = {0};
+    char more[192];
+    snprintf(more, sizeof more,
+             "sequence_len: %lld\nmicro_batch_size: %lld\n"
+             "generate_samples: {prompts: [hello], every: 2, max_new_tokens: 16000}\n",
+             (long long)length, (long long)rows);
+    if (!try_plan_of(&p, "llama-8b", "4090", more, &prompts, &err)) fail_msg("%s", err.text);
+    return p;
+}
+
+static void the_largest_sizes_leave_room_for_generated_samples(void **state)
+{
+    (void)state;
+    const DevicePlan p = plan_generating(1024, 1), silent = plan("llama-8b", "4090", "sequence_len: 1024\n");
+    assert_true(p.max_sequence_len < silent.max_sequence_len && p.max_sequence_len > 1024);
+    assert_true(plan_generating(p.max_sequence_len, 1).fits);
+    assert_false(plan_generating(p.max_sequence_len + 1, 1).fits);
+    assert_true(plan_generating(1024, p.max_micro_batch_size).fits);
+    assert_false(plan_generating(1024, p.max_micro_batch_size + 1).fits);
+}
+
+static void the_largest_sizes_are_ones_that_a_configuration_may_say(void **state)
+{
+    (void)state;
+    const DevicePlan p = plan("smol", "custom,memory=4000GiB,matmul=1,bandwidth=1", "sequence_len: 2\n");
+    assert_int_equal(p.max_micro_batch_size, 65536);
+    assert_int_equal(p.sequence_len_by_memory, 16777216);
+}
+
 static void auto_keeps_the_most_layers_that_fit(void **state)
 {
     (void)state;
@@ -319,6 +354,8 @@ int main(void)
         cmocka_unit_test(peaks_are_near_the_budgets_of_the_written_model),
         cmocka_unit_test(longer_rows_take_more_memory_and_time),
         cmocka_unit_test(the_largest_sizes_fit_and_one_more_does_not),
+        cmocka_unit_test(the_largest_sizes_leave_room_for_generated_samples),
+        cmocka_unit_test(the_largest_sizes_are_ones_that_a_configuration_may_say),
         cmocka_unit_test(auto_keeps_the_most_layers_that_fit),
         cmocka_unit_test(offloaded_layers_move_their_bytes_to_the_host),
         cmocka_unit_test(auto_offloads_only_what_recomputing_does_not_save),
