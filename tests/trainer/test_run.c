@@ -342,7 +342,7 @@ static void the_best_checkpoint_is_kept_and_becomes_the_adapter(void **state)
     (void)state;
     /* a rate that soon does harm, so that the best evaluation is an early one */
     const char *more = "test_datasets: [{path: test.jsonl}]\neval_steps: 1\nlearning_rate: 0.3\nmax_steps: 6\n"
-                       "lr_scheduler: constant\nsave_total_limit: 1\nmax_grad_norm: 0\n";
+                       "lr_scheduler: constant\nwarmup_steps: 1\nsave_total_limit: 1\nmax_grad_norm: 0\n";
     TRAIN("a", more, NULL, NULL);
     CheckpointList list = {0};
     Err err = {0};
