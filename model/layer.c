@@ -73,7 +73,7 @@ void layer_place_acts(Model *m, Arena *a)
     for (int i = 0; i < layers; i++) {
         const int set = offload_set(m, i);
         LayerActs *acts = &m->layers[i].acts;
-        if (set >= 0 && tensor_count(&sets[set].x) > 0) {
+        if (set >= 0 && sets[set].x.rank > 0) {
             *acts = sets[set];
             continue;
         }

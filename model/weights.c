@@ -35,7 +35,7 @@ static bool in_host_memory(const Model *m)
 
 size_t model_host_embedding_bytes(const Model *m)
 {
-    return in_host_memory(m) ? tensor_bytes(&m->embed) : 0;
+    return in_host_memory(m) && m->embed.rank > 0 ? tensor_bytes(&m->embed) : 0;
 }
 
 void weights_place(Model *m, Arena *a)
