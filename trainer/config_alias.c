@@ -14,6 +14,7 @@ const AliasRule alias_rules[] = {
 #define INVERSE(name, key) {ALIAS_INVERSE, name, NULL, key, NULL},
 #define MEANS(name, value, key, to) {ALIAS_MEANS, name, value, key, to},
 #define WEAK(name, value, key, to) {ALIAS_WEAK, name, value, key, to},
+#define REFINES(name, value, key, to) {ALIAS_REFINES, name, value, key, to},
 #define FINE(name, values) {ALIAS_FINE, name, values, NULL, NULL},
 #define NOTICE(name, text) {ALIAS_NOTICE, name, NULL, NULL, text},
 #define REFUSE(name, text) {ALIAS_REFUSE, name, NULL, NULL, text},

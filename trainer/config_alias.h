@@ -15,6 +15,7 @@ typedef enum AliasKind {
     ALIAS_INVERSE,
     ALIAS_MEANS,
     ALIAS_WEAK,
+    ALIAS_REFINES,
     ALIAS_FINE,
     ALIAS_NOTICE,
     ALIAS_REFUSE,

@@ -24,7 +24,7 @@ typedef struct Implied {
     YamlNode *value;
     const YamlNode *source; /* the value that implies it; its key is the name */
     ConfigLevel level;
-    bool weak;
+    AliasKind kind; /* MEANS, WEAK or REFINES */
 } Implied;
 
 enum { IMPLIED_MAX = 64 };
@@ -68,7 +68,7 @@ static void imply(Keys *k, const AliasRule *rule, const YamlNode *source, Config
     if (!value || k->implied_count == IMPLIED_MAX) return;
     value->key = source->key;
     k->implied[k->implied_count++] =
-        (Implied){key, value, source, level == LEVEL_FILE ? LEVEL_FILE_SOFT : LEVEL_SET_SOFT, rule->kind == ALIAS_WEAK};
+        (Implied){key, value, source, level == LEVEL_FILE ? LEVEL_FILE_SOFT : LEVEL_SET_SOFT, rule->kind};
 }
 
 static void take_inverse(Keys *k, const AliasRule *rule, YamlNode *source, ConfigLevel level)
@@ -110,6 +110,7 @@ static void foreign_take(Keys *k, YamlNode *value, ConfigLevel level)
     case ALIAS_SAME: slot_take(k, config_field_find(rule->key), value, level); return;
     case ALIAS_INVERSE: take_inverse(k, rule, value, level); return;
     case ALIAS_MEANS:
+    case ALIAS_REFINES:
     case ALIAS_WEAK: imply(k, rule, value, level); return;
     case ALIAS_NOTICE: config_note(k->c, k->faults->err, "%s has no effect: %s", name, rule->text); return;
     case ALIAS_REFUSE: config_fault(k->faults, value->key->place, "%s is not supported: %s", name, rule->text); return;
@@ -274,6 +275,16 @@ static void drop_rivals(Keys *k)
     }
 }
 
+/* "gradient_checkpointing: true" beside "activation_offloading: true", which says how. */
+static bool is_refined(const Implied *m, const Slot *slot)
+{
+    bool on = false;
+    char why[WHY_MAX];
+    return m->kind == ALIAS_REFINES && slot->level != LEVEL_NONE &&
+           is_file_level(slot->level) == is_file_level(m->level) && slot->value->kind == YAML_TEXT &&
+           scalar_bool(&on, slot->value->text, why) && on;
+}
+
 static void apply_implied(Keys *k, bool weak)
 {
     for (int i = 0; i < k->implied_count; i++) {
@@ -281,7 +292,8 @@ static void apply_implied(Keys *k, bool weak)
         Slot *slot = &k->slots[m->key];
         const bool empty = slot->level != LEVEL_NONE && is_file_level(slot->level) == is_file_level(m->level) &&
                            yaml_is_null(slot->value);
-        if (m->weak != weak || (slot->level >= m->level && !empty)) continue;
+        if ((m->kind == ALIAS_WEAK) != weak) continue;
+        if (slot->level >= m->level && !empty && !is_refined(m, slot)) continue;
         char initial[60];
         const ConfigField *f = &config_fields[m->key];
         *slot = (Slot){m->value, m->level, f->name};
@@ -298,7 +310,8 @@ static void check_implied(Keys *k)
         const Implied *m = &k->implied[i];
         const Slot *slot = &k->slots[m->key];
         const ConfigField *f = &config_fields[m->key];
-        if (m->weak || slot->value == m->value || is_file_level(slot->level) != is_file_level(m->level)) continue;
+        if (m->kind == ALIAS_WEAK || slot->value == m->value || is_file_level(slot->level) != is_file_level(m->level))
+            continue;
         Config other = {.state = k->c->state};
         const ConfigReader reader = {&k->c->state->pool, k->faults, false};
         Text ours = {0};

@@ -137,6 +137,7 @@ static const char *rule_words(const AliasRule *rule, const char *mark, char *out
     case ALIAS_INVERSE: snprintf(out, size, "is the opposite of %s%s%s", mark, rule->key, mark); break;
     case ALIAS_MEANS:
     case ALIAS_WEAK:
+    case ALIAS_REFINES:
         snprintf(out, size, "%s%s%s means %s%s: %s%s%s", mark, rule->values, mark, mark, rule->key, rule->text, mark,
                  rule->kind == ALIAS_WEAK ? " unless that key is set" : "");
         break;
@@ -251,6 +252,7 @@ static const char *rule_kind_name(AliasKind kind)
     case ALIAS_INVERSE: return "inverse";
     case ALIAS_MEANS: return "means";
     case ALIAS_WEAK: return "means";
+    case ALIAS_REFINES: return "means";
     case ALIAS_FINE: return "accepted";
     case ALIAS_NOTICE: return "accepted";
     case ALIAS_REFUSE: return "refused";

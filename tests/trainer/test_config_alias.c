@@ -126,7 +126,7 @@ static void every_rule_does_what_it_says(void **state)
         const bool noted = rule->kind == ALIAS_NOTICE;
         if (noted != (strstr(rig_notices(c), "has no effect") != NULL)) fail_msg("%s: %s", line, rig_notices(c));
         ours[0] = '\0';
-        if (rule->kind == ALIAS_MEANS || rule->kind == ALIAS_WEAK) {
+        if (rule->kind == ALIAS_MEANS || rule->kind == ALIAS_WEAK || rule->kind == ALIAS_REFINES) {
             snprintf(ours, sizeof ours, "%s: %s\n", rule->key, rule->text);
         } else if (rule->kind == ALIAS_INVERSE) {
             snprintf(ours, sizeof ours, "%s: false\n", rule->key);
@@ -137,6 +137,30 @@ static void every_rule_does_what_it_says(void **state)
         config_free(same);
     }
     assert_true(refused > 50);
+}
+
+/* Axolotl's activation_offloading stands beside gradient_checkpointing: true, which it makes more precise. */
+static void a_kind_of_checkpointing_refines_true_and_contradicts_false(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *lines;
+        CheckpointingKind kind;
+    } cases[] = {
+        {"gradient_checkpointing: true\nactivation_offloading: true\n",    CHECKPOINTING_OFFLOAD},
+        {"activation_offloading: legacy\ngradient_checkpointing: True\n",  CHECKPOINTING_OFFLOAD},
+        {"activation_offloading: true\nuse_unsloth_gc: true\n",            CHECKPOINTING_OFFLOAD},
+        {"gradient_checkpointing: true\nactivation_offloading: false\n",   CHECKPOINTING_TRUE   },
+        {"gradient_checkpointing: offload\nactivation_offloading: true\n", CHECKPOINTING_OFFLOAD},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        Config *c = must_parse_beside("", cases[i].lines);
+        if (c->gradient_checkpointing != cases[i].kind) fail_msg("%s: %d", cases[i].lines, c->gradient_checkpointing);
+        config_free(c);
+    }
+    assert_null(parse_beside("", "gradient_checkpointing: false\nactivation_offloading: true\n"));
+    assert_non_null(strstr(rig_err.text, "activation_offloading says gradient_checkpointing: offload, but line 4 says "
+                                         "false; keep one of them"));
 }
 
 static void implied_settings_agree_or_are_refused(void **state)
@@ -307,6 +331,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_other_spelling_is_the_same_key),
         cmocka_unit_test(every_rule_does_what_it_says),
+        cmocka_unit_test(a_kind_of_checkpointing_refines_true_and_contradicts_false),
         cmocka_unit_test(implied_settings_agree_or_are_refused),
         cmocka_unit_test(a_recipe_in_the_style_of_axolotl_loads),
         cmocka_unit_test(a_recipe_in_the_style_of_llama_factory_loads),
