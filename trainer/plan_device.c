@@ -319,8 +319,24 @@ static void set_budget(DevicePlan *p, const Session *s)
     p->host_budget = s->settings.memory_budget > 0 ? (uint64_t)s->settings.memory_budget : UINT64_MAX;
 }
 
+/* What no setting of rows or activations changes. */
+static uint64_t fixed_bytes(const DeviceMemory *m)
+{
+    const uint64_t *b = m->bytes;
+    return b[DEVICE_WEIGHTS] + b[DEVICE_EMBEDDINGS] + b[DEVICE_HEAD] + b[DEVICE_DECODE] + b[DEVICE_STAGING] +
+           b[DEVICE_WORKSPACE] + b[DEVICE_CONTEXT];
+}
+
 static bool refuse(const DevicePlan *p, uint64_t limit, const char *whose, Err *err)
 {
+    const uint64_t fixed = fixed_bytes(&p->memory);
+    if (fixed > limit) {
+        return FAIL(
+            err, ERR_MEMORY,
+            "the weights and what every step needs beside them take %.2f GB of device memory and %s %.2f GB; no "
+            "shorter row helps: use a smaller model or a card with more memory",
+            (double)fixed / 1e9, whose, (double)limit / 1e9);
+    }
     const bool all = p->offloaded_layers == p->counts.layers; /* nothing more to give up */
     return FAIL(err, ERR_MEMORY,
                 "the run needs %.2f GB of device memory and %s %.2f GB; lower sequence_len or micro_batch_size%s",

@@ -153,6 +153,12 @@ static void the_text_names_what_does_not_fit_and_what_the_model_limits(void **st
     assert_int_equal(RUN("plan", "config.yaml", "--device", "3090", "--set", "max_gpu_memory=24GB"), 5);
     text = read_text("log");
     assert_non_null(strstr(text, "max_gpu_memory allows 24.00 GB"));
+    assert_non_null(strstr(text, "no shorter row helps")); /* the weights alone are 35 GB */
+    mem_free(text);
+    write_config("llama-8b", "sequence_len: 131072\nmicro_batch_size: 8\n");
+    assert_int_equal(RUN("plan", "config.yaml", "--device", "3090", "--set", "max_gpu_memory=12GB"), 5);
+    text = read_text("log");
+    assert_non_null(strstr(text, "max_gpu_memory allows 12.00 GB; lower sequence_len"));
     mem_free(text);
     write_config("smol", "sequence_len: 512\nmicro_batch_size: 1\n");
     assert_int_equal(RUN("plan", "config.yaml", "--device", "t4"), 0);
