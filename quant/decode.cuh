@@ -103,8 +103,8 @@ typedef struct SpanRows {
 } SpanRows;
 
 /*
- * All weights of a span: calls put(i, x) for packs x of N, i counted from the start of the span. Whole warps come here; `tables` is the copy in shared
- * memory. Codes of several packs are on their way at a time.
+ * All weights of a span: calls put(i, x) for packs x of N, i counted from the start of the span. Whole warps come here;
+ * `tables` is the copy in shared memory. Codes of several packs are on their way at a time.
  */
 template <int N, class Put>
 __device__ __forceinline__ void quant_span(const QuantView &q, const float *tables, int64_t span, const Put &put)

@@ -184,8 +184,8 @@ static void check_schedule(Check *k)
     }
     /* One of the two counts, and the resolved text says which. The usual share is for rates that fall: a constant one
      * rises only where that is asked for, and warmup_steps: 0 is an answer. */
-    const bool usual_share = !IS_SET(warmup_ratio) && !IS_SET(warmup_steps) && c->lr_scheduler != SCHEDULE_CONSTANT;
-    if (c->warmup_steps > 0 || (!IS_SET(warmup_ratio) && !usual_share)) c->warmup_ratio = 0;
+    const bool unusual = IS_SET(warmup_steps) || c->lr_scheduler == SCHEDULE_CONSTANT;
+    if (c->warmup_steps > 0 || (unusual && !IS_SET(warmup_ratio))) c->warmup_ratio = 0;
     if (c->max_steps > 0 && c->warmup_steps > (double)c->max_steps) {
         CONTRADICTS(warmup_steps, max_steps, "warmup_steps: the run has only %lld steps", (long long)c->max_steps);
     }

@@ -1,7 +1,8 @@
 /*
  * generate_text.h - prompts to text: greedy, or sampled with temperature and top-p, with a KV cache.
  *
- * Draws are keyed by (seed, prompt, position), so a prompt gives the same text whatever runs before or beside it.
+ * Draws are keyed by (seed, index of the prompt, position): prompt i of a list gives the same text whatever the other
+ * prompts are and however many run side by side.
  */
 #pragma once
 

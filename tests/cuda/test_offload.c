@@ -3,7 +3,12 @@
 #define SCENE_LAYERS 7
 #define SCENE_TIED false
 #define SCENE_UPDATES 4
-#include "tests/e2e/scene.h"
+#define SAMPLES "generate_samples={prompts: [why], every: 1, max_new_tokens: 4}"
+#define STRAIGHT_OVERRIDES                                                                                             \
+    {                                                                                                                  \
+        "gradient_checkpointing=false", SAMPLES, NULL                                                                  \
+    }
+#include "tests/e2e/straight.h"
 #include "tests/support/cuda/emulation.h"
 #include "trainer/plan.h"
 
@@ -11,36 +16,6 @@
 #include <unistd.h>
 
 EmulationCounts emulation_counts(void) __attribute__((weak)); /* null on a real device */
-
-static Scene scene;
-static Outcome keep;
-
-#define SAMPLES "generate_samples={prompts: [why], every: 1, max_new_tokens: 4}"
-
-static int open_scene(void **state)
-{
-    (void)state;
-    scene_open(&scene);
-    scene_train(&scene, (const char *const[]){"gradient_checkpointing=false", SAMPLES, NULL}, NULL, 0);
-    outcome_read(&keep, &scene);
-    return 0;
-}
-
-static int close_scene(void **state)
-{
-    (void)state;
-    outcome_free(&keep);
-    scene_close(&scene);
-    return 0;
-}
-
-static void assert_as_kept(void)
-{
-    Outcome o;
-    outcome_read(&o, &scene);
-    outcome_equal(&keep, &o);
-    outcome_free(&o);
-}
 
 static void every_policy_gives_the_same_bits(void **state)
 {
@@ -53,7 +28,7 @@ static void every_policy_gives_the_same_bits(void **state)
     for (size_t i = 0; i < ARRAY_COUNT(policies); i++) {
         scene_forget_run(&scene);
         scene_train(&scene, (const char *const[]){policies[i][0], policies[i][1], SAMPLES, NULL}, NULL, 0);
-        assert_as_kept();
+        assert_as_straight();
     }
 }
 
@@ -151,7 +126,7 @@ static void auto_offloads_when_the_budget_demands_it(void **state)
     assert_true(some.offloaded_layers < SCENE_LAYERS && some.peak <= (recompute.peak + offload.peak) / 2);
     scene_forget_run(&scene);
     scene_train(&scene, (const char *const[]){budget, NULL}, NULL, 0);
-    assert_as_kept();
+    assert_as_straight();
     snprintf(budget, sizeof budget, "max_gpu_memory=%llu", (unsigned long long)offload.peak - 1);
     scene_forget_run(&scene);
     scene_train(&scene, (const char *const[]){budget, NULL}, NULL, 5);
@@ -181,7 +156,7 @@ static void another_policy_may_go_on_with_the_run(void **state)
     scene_train(&scene, (const char *const[]){"gradient_checkpointing=true", SAMPLES, NULL},
                 &(ChildFault){.interrupt_after = 3}, 75);
     scene_train(&scene, (const char *const[]){"gradient_checkpointing=offload", SAMPLES, NULL}, NULL, 0);
-    assert_as_kept();
+    assert_as_straight();
 }
 
 int main(void)
@@ -193,5 +168,5 @@ int main(void)
         cmocka_unit_test(a_host_without_the_memory_refuses),
         cmocka_unit_test(another_policy_may_go_on_with_the_run),
     };
-    return cmocka_run_group_tests(tests, open_scene, close_scene);
+    return cmocka_run_group_tests(tests, open_straight, close_straight);
 }

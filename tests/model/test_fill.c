@@ -26,7 +26,7 @@ static const Case cases[] = {
     {128, {400, 100, 0}, {8, 8, 0},  16, 0,  0, 0}, /* several rounds of a grid */
     {31,  {300, 0, 0},   {3, 0, 0},  3,  1,  0, 0},
     {64,  {24, 8, 0},    {8, 0, 0},  8,  1,  0, 0}, /* rows of the buffer start anywhere */
-    {64,  {16, 8, 9},    {0, 0, 0},  0,  0,  0, 3},
+    {64,  {16, 8, 9},    {0, 0, 0},  0,  0,  0, 3}, /* rows of the third matrix do */
 };
 
 /* Matrices 0 and 1 in 4 bits of different kinds, matrix 2 in the compute type. */
