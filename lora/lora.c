@@ -51,20 +51,45 @@ static bool add_adapter(Lora *l, int index, const LoraModule *module, Err *err)
     int r = 0;
     double alpha = 0;
     if (!match_rank(&r, o, module->path, err) || !match_alpha(&alpha, o, module->path, err)) return false;
-    const float b_scale = o->loraplus_lr_ratio > 1 ? (float)o->loraplus_lr_ratio : 1.0f;
     const LoraAdapter adapter = {
         .module = index,
         .r = r,
         .alpha = (float)alpha,
         .scale = (float)(alpha / (o->use_rslora ? sqrt(r) : r)),
-        .a = l->table.count,
-        .b = l->table.count + 1,
     };
-    if (!add_param(&l->table, module->path, "lora_A", r, module->cols, 1.0f, err)) return false;
-    if (!add_param(&l->table, module->path, "lora_B", module->rows, r, b_scale, err)) return false;
     l->of_module[index] = l->count;
     l->adapters[l->count++] = adapter;
     return true;
+}
+
+/* Parameters of adapters [first, end), which read the same input. */
+static bool add_params(Lora *l, const LoraModule *modules, int first, int end, Err *err)
+{
+    const double ratio = l->options.loraplus_lr_ratio;
+    const float b_scale = ratio > 1 ? (float)ratio : 1.0f;
+    for (int i = first; i < end; i++) {
+        LoraAdapter *ad = &l->adapters[i];
+        ad->a = l->table.count;
+        if (!add_param(&l->table, modules[ad->module].path, "lora_A", ad->r, modules[ad->module].cols, 1.0f, err))
+            return false;
+    }
+    for (int i = first; i < end; i++) {
+        LoraAdapter *ad = &l->adapters[i];
+        ad->b = l->table.count;
+        if (!add_param(&l->table, modules[ad->module].path, "lora_B", modules[ad->module].rows, ad->r, b_scale, err))
+            return false;
+    }
+    return true;
+}
+
+/* The adapter after those that read what adapter `first` reads. */
+static int same_input_end(const Lora *l, const LoraModule *modules, int first)
+{
+    const int input = modules[l->adapters[first].module].input;
+    int end = first + 1;
+    while (input != 0 && end < l->count && modules[l->adapters[end].module].input == input)
+        end++;
+    return end;
 }
 
 static bool check_hits(const LoraOptions *o, const int *hits, int adapters, Err *err)
@@ -109,6 +134,10 @@ bool lora_create(Lora *out, const LoraModule *modules, int count, const LoraOpti
         if (matched) TRY(add_adapter(&l, i, &modules[i], err));
     }
     TRY(check_hits(options, hits, l.count, err));
+    for (int i = 0, end = 0; i < l.count; i = end) {
+        end = same_input_end(&l, modules, i);
+        TRY(add_params(&l, modules, i, end, err));
+    }
     mem_free(hits);
     *out = l;
     return true;

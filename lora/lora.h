@@ -46,11 +46,13 @@ typedef struct LoraOptions {
     int alpha_pattern_count;
 } LoraOptions;
 
-/* A linear module that could carry an adapter. */
+/* A linear module that could carry an adapter. Neighbours with the same `input` read the same tensor: their A lie one after
+ * the other in the flat buffer, then their B, so that one product gives the gradient of all A. */
 typedef struct LoraModule {
     const char *path;   /* borrowed */
     int layer;          /* -1: outside of layers */
     int64_t rows, cols; /* O, K */
+    int input;          /* 0: its own */
 } LoraModule;
 
 typedef struct LoraAdapter {

@@ -49,15 +49,15 @@ void linear_place(Linear *l, Arena *weights, DType dtype)
 
 int64_t linear_gradient_scratch(const Linear *l, int64_t n)
 {
-    int64_t most = 0;
+    int64_t most = 0, ranks = 0;
     for (int i = 0; i < l->count; i++) {
         if (!l->parts[i].adapter) continue;
-        const int64_t r = l->parts[i].adapter->r;
-        const int64_t a = matmul_gradient_scratch(n, r, l->cols), b = matmul_gradient_scratch(n, l->parts[i].rows, r);
-        most = most > a ? most : a;
+        const int64_t r = l->parts[i].adapter->r, b = matmul_gradient_scratch(n, l->parts[i].rows, r);
+        ranks += r;
         most = most > b ? most : b;
     }
-    return most;
+    const int64_t a = ranks > 0 ? matmul_gradient_scratch(n, ranks, l->cols) : 0;
+    return most > a ? most : a;
 }
 
 /* ---- the buffer ---- */
@@ -201,19 +201,57 @@ void linear_forward(const LinearWork *w, Linear *l, const LinearPass *p, const T
 
 /* ---- backward ---- */
 
-static void adapter_gradients(const LinearWork *w, const Linear *l, const LinearPass *p, const LinearPart *part,
-                              const Tensor *dy, const Tensor *x)
+/* dB += s dy^T (x A^T) of every matrix. */
+static void gradients_of_b(const LinearWork *w, const Linear *l, const Tensor *dy, const Tensor *x)
 {
-    const LoraAdapter *ad = part->adapter;
-    const Tensor da = lora_param(&w->grads, &w->lora->table.items[ad->a]);
-    const Tensor db = lora_param(&w->grads, &w->lora->table.items[ad->b]);
-    const Tensor own_dy = tensor_slice_cols(dy, part->first_row, part->rows);
-    const Tensor own_x_side = tensor_slice_cols(x, l->cols + part->first_side, ad->r);
-    const Tensor own_dy_side = tensor_slice_cols(dy, l->rows + part->first_side, ad->r);
-    Tensor input = tensor_slice_cols(x, 0, l->cols);
-    if (p->dropout > 0) input = masked_input(w, p, part, &input);
-    matmul_gradient(w->be, &da, &own_dy_side, &input, 1.0f, &w->partial);
-    matmul_gradient(w->be, &db, &own_dy, &own_x_side, ad->scale, &w->partial);
+    for (int i = 0; i < l->count; i++) {
+        const LinearPart *part = &l->parts[i];
+        const LoraAdapter *ad = part->adapter;
+        if (!ad) continue;
+        const Tensor db = lora_param(&w->grads, &w->lora->table.items[ad->b]);
+        const Tensor own_dy = tensor_slice_cols(dy, part->first_row, part->rows);
+        const Tensor own_x_side = tensor_slice_cols(x, l->cols + part->first_side, ad->r);
+        matmul_gradient(w->be, &db, &own_dy, &own_x_side, ad->scale, &w->partial);
+    }
+}
+
+/* dA of `ranks` rows from that of `part` on += (dy s B)^T x. */
+static void gradient_of_a(const LinearWork *w, const Linear *l, const LinearPart *part, int64_t ranks, const Tensor *dy,
+                          const Tensor *input)
+{
+    const Param *a = &w->lora->table.items[part->adapter->a];
+    const Tensor flat = tensor_slice_flat(&w->grads, a->offset, ranks * l->cols);
+    const Tensor da = tensor_matrix(flat.data, flat.dtype, ranks, l->cols);
+    const Tensor dy_side = tensor_slice_cols(dy, l->rows + part->first_side, ranks);
+    matmul_gradient(w->be, &da, &dy_side, input, 1.0f, &w->partial);
+}
+
+/* Whether the A of `next` lies right behind `ranks` rows from the A of `first` on (LoraModule.input). */
+static bool follows(const LinearWork *w, const Linear *l, const LinearPart *first, int64_t ranks,
+                    const LinearPart *next)
+{
+    const Param *items = w->lora->table.items;
+    return !next->adapter || items[next->adapter->a].offset == items[first->adapter->a].offset + ranks * l->cols;
+}
+
+/* Matrices that share x are one product, unless each has its own mask on it. */
+static void gradients_of_a(const LinearWork *w, const Linear *l, const LinearPass *p, const Tensor *dy, const Tensor *x)
+{
+    const Tensor input = tensor_slice_cols(x, 0, l->cols);
+    for (int i = 0, end = 0; i < l->count; i = end) {
+        const LinearPart *first = &l->parts[i];
+        end = i + 1;
+        if (!first->adapter) continue;
+        int64_t ranks = first->adapter->r;
+        if (p->dropout > 0) {
+            const Tensor masked = masked_input(w, p, first, &input);
+            gradient_of_a(w, l, first, ranks, dy, &masked);
+            continue;
+        }
+        for (; end < l->count && follows(w, l, first, ranks, &l->parts[end]); end++)
+            ranks += l->parts[end].adapter ? l->parts[end].adapter->r : 0;
+        gradient_of_a(w, l, first, ranks, dy, &input);
+    }
 }
 
 /* dx += mask * (dy s B) A, matrix by matrix. */
@@ -252,9 +290,8 @@ void linear_backward(const LinearWork *w, Linear *l, const LinearPass *p, const 
     if (l->side > 0) {
         if (!side_filled) side_of_input(w, l, p, x, &buffer);
         side_of_gradient(w, l, dy, &buffer);
-        for (int i = 0; i < l->count; i++) {
-            if (l->parts[i].adapter) adapter_gradients(w, l, p, &l->parts[i], dy, x);
-        }
+        gradients_of_b(w, l, dy, x);
+        gradients_of_a(w, l, p, dy, x);
     }
     if (dx) input_gradient(w, l, p, dx, dy, &buffer);
 }

@@ -23,6 +23,11 @@ static Linear *group_of(Layer *l, Projection p)
     CHECK(false);
 }
 
+static Projection first_of_group(Projection p)
+{
+    return p <= PROJ_V ? PROJ_Q : p == PROJ_UP ? PROJ_GATE : p;
+}
+
 static bool biased(const ModelSpec *s, Projection p)
 {
     return p == PROJ_GATE || p == PROJ_UP || p == PROJ_DOWN ? s->mlp_bias : s->attention_bias;
@@ -68,7 +73,13 @@ static bool create_modules(Model *m, Err *err)
         char path[128];
         snprintf(path, sizeof path, "model.layers.%d.%s", layer, projection_module(p));
         TRY(m->paths[i] = mem_copy_text(path, err));
-        m->modules[i] = (LoraModule){m->paths[i], layer, projection_rows(&m->spec, p), projection_cols(&m->spec, p)};
+        m->modules[i] = (LoraModule){
+            .path = m->paths[i],
+            .layer = layer,
+            .rows = projection_rows(&m->spec, p),
+            .cols = projection_cols(&m->spec, p),
+            .input = 1 + layer * PROJ_COUNT + (int)first_of_group(p),
+        };
         m->module_count++;
     }
     return true;

@@ -36,18 +36,20 @@ static inline void rig_make_modules(void)
     static const struct {
         const char *name;
         int64_t rows, cols;
+        int input;
     } kinds[7] = {
-        {"self_attn.q_proj", 16, 16},
-        {"self_attn.k_proj", 8,  16},
-        {"self_attn.v_proj", 8,  16},
-        {"self_attn.o_proj", 16, 16},
-        {"mlp.gate_proj",    24, 16},
-        {"mlp.up_proj",      24, 16},
-        {"mlp.down_proj",    16, 24},
+        {"self_attn.q_proj", 16, 16, 1},
+        {"self_attn.k_proj", 8,  16, 1},
+        {"self_attn.v_proj", 8,  16, 1},
+        {"self_attn.o_proj", 16, 16, 2},
+        {"mlp.gate_proj",    24, 16, 3},
+        {"mlp.up_proj",      24, 16, 3},
+        {"mlp.down_proj",    16, 24, 4},
     };
     for (int i = 0; i < RIG_MODULES; i++) {
         snprintf(rig_paths[i], sizeof rig_paths[i], "model.layers.%d.%s", i / 7, kinds[i % 7].name);
-        rig_modules[i] = (LoraModule){rig_paths[i], i / 7, kinds[i % 7].rows, kinds[i % 7].cols};
+        rig_modules[i] =
+            (LoraModule){rig_paths[i], i / 7, kinds[i % 7].rows, kinds[i % 7].cols, 10 * (i / 7) + kinds[i % 7].input};
     }
 }
 

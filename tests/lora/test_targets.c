@@ -52,6 +52,31 @@ static void modules_ranks_and_scales_are_those_of_peft(void **state)
     json_decref(root);
 }
 
+static void adapters_of_one_input_lie_side_by_side(void **state)
+{
+    (void)state;
+    static const LoraPattern ranks[] = {
+        {"q_proj", 4}
+    };
+    Lora l;
+    rig_make_modules();
+    const LoraOptions options = {.r = 16, .alpha = 16, .rank_pattern = ranks, .rank_pattern_count = 1};
+    MUST(lora_create(&l, rig_modules, RIG_MODULES, &options, &rig_err));
+    int64_t at = 0;
+    for (int i = 0; i < l.count; i += 7) {
+        static const int order[] = {0,  1, 2, -1, -2, -3, 3,
+                                    -4, 4, 5, -5, -6, 6,  -7}; /* n: A of module n; -n - 1: its B */
+        for (size_t k = 0; k < ARRAY_COUNT(order); k++) {
+            const LoraAdapter *ad = &l.adapters[i + (order[k] >= 0 ? order[k] : -order[k] - 1)];
+            const Param *p = &l.table.items[order[k] >= 0 ? ad->a : ad->b];
+            assert_int_equal(p->offset, at);
+            at += (p->rows * p->cols + PARAM_ALIGN - 1) / PARAM_ALIGN * PARAM_ALIGN;
+        }
+    }
+    assert_int_equal(at, l.table.total);
+    lora_free(&l);
+}
+
 /* What we write has to mean the same modules again, for us and so for PEFT, whose rules these are. */
 static void a_saved_config_means_the_same_modules(void **state)
 {
@@ -264,6 +289,7 @@ static void gaussian_a_has_deviation_one_over_r(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(adapters_of_one_input_lie_side_by_side),
         cmocka_unit_test(modules_ranks_and_scales_are_those_of_peft),
         cmocka_unit_test(a_saved_config_means_the_same_modules),
         cmocka_unit_test(a_target_that_matches_nothing_is_an_error),
