@@ -25,8 +25,22 @@ template <class T, int N, int BLOCK> struct RowCache {
     {
         Pack<T, N> pack;
         read(pack, p, count);
-        if (round < rounds) kept[round * BLOCK] = pack.word;
+        keep(x, round, pack);
+    }
+
+    /* x += the pack at `add`: the rounded sum goes to p, is kept, and is what x becomes. */
+    __device__ void first_sum(float (&x)[N], int round, T *p, const T *add, int64_t count)
+    {
+        Pack<T, N> pack, more;
+        float y[N];
+        read(pack, p, count);
+        read(more, add, count);
         widen(x, pack);
+        widen(y, more);
+        for (int i = 0; i < N; i++)
+            pack.element[i] = element_round<T>(__fadd_rn(x[i], y[i]));
+        keep(x, round, pack);
+        pack_store<N>(p, x, count);
     }
 
     /* The same pack again. */
@@ -42,6 +56,12 @@ template <class T, int N, int BLOCK> struct RowCache {
     }
 
   private:
+    __device__ void keep(float (&x)[N], int round, const Pack<T, N> &pack)
+    {
+        if (round < rounds) kept[round * BLOCK] = pack.word;
+        widen(x, pack);
+    }
+
     static __device__ void read(Pack<T, N> &pack, const T *p, int64_t count)
     {
         if (count >= N) {

@@ -76,7 +76,7 @@ static void chunk_backward(Model *m, const Tensor *gradient, const Tensor *x, co
     const Tensor dxn = tensor_slice_rows(&h->dxn, 0, n), dx = tensor_slice_rows(&h->dx, 0, n);
     const Tensor to = tensor_slice_cols(&m->work.dx, 0, m->spec.hidden);
     matmul(m->be, &(Matmul){.out = &dxn, .a = gradient, .b = &h->table});
-    rmsnorm_backward(m->be, &dx, &dxn, x, &h->norm, m->spec.norm_eps, false);
+    rmsnorm_backward(m->be, &dx, NULL, &dxn, x, &h->norm, m->spec.norm_eps, false);
     rows_scatter(m->be, &to, &dx, index);
 }
 

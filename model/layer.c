@@ -131,20 +131,18 @@ Tensor layer_output(const Model *m, int index, int64_t n)
 
 /* ---- forward, in the pieces that backward repeats ---- */
 
-/* Normed input of a group, side columns not yet written. */
-static Tensor normed(const Model *m, const Tensor *x, const Tensor *gain, const Linear *group)
+/* Where the normed input of a group goes, and its spare columns. */
+static Tensor normed(const Model *m, const Linear *group, int64_t n)
 {
-    const Tensor xn = view(&m->work.xn, tensor_rows(x), group->cols + group->side);
-    const Tensor inner = tensor_slice_cols(&xn, 0, group->cols);
-    rmsnorm_forward(m->be, &inner, x, gain, m->spec.norm_eps);
-    return xn;
+    return view(&m->work.xn, n, group->cols + group->side);
 }
 
 static void forward_qkv(Model *m, Layer *l, const Pass *p)
 {
     const Tensor x = tensor_slice_rows(&l->acts.x, 0, p->n), qkv = tensor_slice_rows(&l->acts.qkv, 0, p->n);
-    const Tensor xn = normed(m, &x, &l->norm1, &l->qkv);
+    const Tensor xn = normed(m, &l->qkv, p->n), inner = tensor_slice_cols(&xn, 0, l->qkv.cols);
     const Tensor positions = tensor_slice_flat(&m->positions, 0, p->n);
+    rmsnorm_forward(m->be, &inner, &x, &l->norm1, m->spec.norm_eps);
     linear_forward(&m->linear, &l->qkv, &p->linear, &qkv, &xn);
     rope_apply(m->be, &qkv, &m->rope, &positions, m->spec.heads + m->spec.kv_heads, m->spec.head_dim, false);
 }
@@ -166,45 +164,52 @@ static void forward_o(Model *m, Layer *l, const Pass *p)
 {
     const Tensor x = tensor_slice_rows(&l->acts.x, 0, p->n), x2 = tensor_slice_rows(&l->acts.x2, 0, p->n);
     const Tensor att = view(&l->acts.att, p->n, l->o.cols + l->o.side);
+    const Tensor xn = normed(m, &l->gate_up, p->n), inner = tensor_slice_cols(&xn, 0, l->gate_up.cols);
     linear_forward(&m->linear, &l->o, &p->linear, &x2, &att);
-    tensor_add(m->be, &x2, &x2, &x);
+    rmsnorm_add_forward(m->be, &inner, &x2, &x, &l->norm2, m->spec.norm_eps);
 }
 
 static void forward_gate_up(Model *m, Layer *l, const Pass *p)
 {
-    const Tensor x2 = tensor_slice_rows(&l->acts.x2, 0, p->n);
-    const Tensor gu = view(&l->acts.gu, p->n, l->gate_up.rows);
-    const Tensor xn = normed(m, &x2, &l->norm2, &l->gate_up);
+    const Tensor gu = view(&l->acts.gu, p->n, l->gate_up.rows), xn = normed(m, &l->gate_up, p->n);
     linear_forward(&m->linear, &l->gate_up, &p->linear, &gu, &xn);
 }
 
-/* SwiGLU product, side columns not yet written. */
+/* Where the SwiGLU product goes, and its spare columns. */
 static Tensor activated(const Model *m, const Layer *l, int64_t n)
 {
-    const Tensor gu = view(&l->acts.gu, n, l->gate_up.rows);
-    const Tensor h = view(&m->work.h, n, l->down.cols + l->down.side);
-    const Tensor inner = tensor_slice_cols(&h, 0, l->down.cols);
+    return view(&m->work.h, n, l->down.cols + l->down.side);
+}
+
+static void forward_down(Model *m, Layer *l, const Pass *p, const Tensor *out)
+{
+    const Tensor gu = view(&l->acts.gu, p->n, l->gate_up.rows), x2 = tensor_slice_rows(&l->acts.x2, 0, p->n);
+    const Tensor h = activated(m, l, p->n), inner = tensor_slice_cols(&h, 0, l->down.cols);
     swiglu_forward(m->be, &inner, &gu);
-    return h;
+    linear_forward(&m->linear, &l->down, &p->linear, out, &h);
+    tensor_add(m->be, out, out, &x2);
 }
 
 void layer_forward(Model *m, int index, const Pass *p)
 {
     Layer *l = &m->layers[index];
-    const Tensor x2 = tensor_slice_rows(&l->acts.x2, 0, p->n), out = layer_output(m, index, p->n);
+    const Tensor out = layer_output(m, index, p->n);
     offload_before_forward(m, index, p);
     forward_qkv(m, l, p);
     forward_attention(m, l, p);
     forward_o(m, l, p);
     forward_gate_up(m, l, p);
-    const Tensor h = activated(m, l, p->n);
-    linear_forward(&m->linear, &l->down, &p->linear, &out, &h);
-    tensor_add(m->be, &out, &out, &x2);
+    forward_down(m, l, p, &out);
     if (!l->keep) m->shared_owner = index;
     offload_after_forward(m, index, p);
 }
 
 /* ---- backward ---- */
+
+/*
+ * The gradient goes through a group before its adapters get theirs: the kernel that takes it on from there writes what the
+ * group read in the same pass.
+ */
 
 /* What the shared set held when this layer went forward. The last layer's is still there. */
 static void restore(Model *m, int index, const Pass *p)
@@ -225,12 +230,14 @@ static void backward_mlp(Model *m, Layer *l, const Pass *p)
     const Tensor gu = view(&l->acts.gu, n, 2 * ffn), dgu = view(&l->acts.gu, n, 2 * ffn + l->gate_up.side);
     const Tensor dx = view(&w->dx, n, hidden), dout = view(&w->dx, n, hidden + l->down.side);
     const Tensor dh = view(&w->dh, n, ffn), dxn = view(&w->dy, n, hidden);
-    const Tensor h = activated(m, l, n);
-    linear_backward(&m->linear, &l->down, &p->linear, &dh, &dout, &h, false);
-    swiglu_backward(m->be, &gu, &dh, &gu);
-    const Tensor xn = normed(m, &x2, &l->norm2, &l->gate_up);
-    linear_backward(&m->linear, &l->gate_up, &p->linear, &dxn, &dgu, &xn, false);
-    rmsnorm_backward(m->be, &dx, &dxn, &x2, &l->norm2, m->spec.norm_eps, true);
+    const Tensor h = activated(m, l, n), h_inner = tensor_slice_cols(&h, 0, ffn);
+    const Tensor xn = normed(m, &l->gate_up, n), xn_inner = tensor_slice_cols(&xn, 0, hidden);
+    linear_backward(&m->linear, &l->down, &p->linear, &dh, &dout);
+    swiglu_backward(m->be, &gu, l->down.side > 0 ? &h_inner : NULL, &dh, &gu);
+    linear_gradients(&m->linear, &l->down, &p->linear, &dout, &h, false);
+    linear_backward(&m->linear, &l->gate_up, &p->linear, &dxn, &dgu);
+    rmsnorm_backward(m->be, &dx, l->gate_up.side > 0 ? &xn_inner : NULL, &dxn, &x2, &l->norm2, m->spec.norm_eps, true);
+    linear_gradients(&m->linear, &l->gate_up, &p->linear, &dgu, &xn, false);
 }
 
 static void backward_attention(Model *m, Layer *l, const Pass *p, bool first)
@@ -244,13 +251,18 @@ static void backward_attention(Model *m, Layer *l, const Pass *p, bool first)
     const Tensor dx = view(&w->dx, n, hidden), dout = view(&w->dx, n, hidden + l->o.side);
     const Tensor datt = view(&w->dy, n, q), dxn = view(&w->dy, n, hidden);
     const Tensor dqkv = view(&w->dqkv, n, qkv_all), dqkv_side = view(&w->dqkv, n, qkv_all + l->qkv.side);
-    linear_backward(&m->linear, &l->o, &p->linear, &datt, &dout, &att, true);
+    const Tensor xn = normed(m, &l->qkv, n), xn_inner = tensor_slice_cols(&xn, 0, hidden);
+    linear_backward(&m->linear, &l->o, &p->linear, &datt, &dout);
+    linear_gradients(&m->linear, &l->o, &p->linear, &dout, &att, true);
     attention_backward(m->be, &p->attention, &dqkv, &datt, &inner, &lse, &qkv, &w->attend);
     rope_apply(m->be, &dqkv, &m->rope, &positions, m->spec.heads + m->spec.kv_heads, m->spec.head_dim, true);
-    const Tensor xn = normed(m, &x, &l->norm1, &l->qkv);
     /* The embedding is frozen: nobody needs the first layer's dx. */
-    linear_backward(&m->linear, &l->qkv, &p->linear, first ? NULL : &dxn, &dqkv_side, &xn, false);
-    if (!first) rmsnorm_backward(m->be, &dx, &dxn, &x, &l->norm1, m->spec.norm_eps, true);
+    linear_backward(&m->linear, &l->qkv, &p->linear, first ? NULL : &dxn, &dqkv_side);
+    if (!first)
+        rmsnorm_backward(m->be, &dx, l->qkv.side > 0 ? &xn_inner : NULL, &dxn, &x, &l->norm1, m->spec.norm_eps, true);
+    else if (l->qkv.side > 0)
+        rmsnorm_forward(m->be, &xn_inner, &x, &l->norm1, m->spec.norm_eps);
+    linear_gradients(&m->linear, &l->qkv, &p->linear, &dqkv_side, &xn, false);
 }
 
 void layer_backward(Model *m, int index, const Pass *p)

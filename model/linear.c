@@ -281,17 +281,24 @@ static void input_gradient(const LinearWork *w, const Linear *l, const LinearPas
     }
 }
 
-void linear_backward(const LinearWork *w, Linear *l, const LinearPass *p, const Tensor *dx, const Tensor *dy,
-                     const Tensor *x, bool side_filled)
+void linear_backward(const LinearWork *w, Linear *l, const LinearPass *p, const Tensor *dx, const Tensor *dy)
 {
-    CHECK(tensor_cols(dy) == l->rows + l->side && tensor_cols(x) == l->cols + l->side);
+    CHECK(tensor_cols(dy) == l->rows + l->side);
     if (l->side == 0 && !dx) return;
     const Tensor buffer = buffer_fill(w, l);
-    if (l->side > 0) {
-        if (!side_filled) side_of_input(w, l, p, x, &buffer);
-        side_of_gradient(w, l, dy, &buffer);
-        gradients_of_b(w, l, dy, x);
-        gradients_of_a(w, l, p, dy, x);
-    }
+    if (l->side > 0) side_of_gradient(w, l, dy, &buffer);
     if (dx) input_gradient(w, l, p, dx, dy, &buffer);
+}
+
+void linear_gradients(const LinearWork *w, Linear *l, const LinearPass *p, const Tensor *dy, const Tensor *x,
+                      bool side_filled)
+{
+    if (l->side == 0) return;
+    CHECK(tensor_cols(dy) == l->rows + l->side && tensor_cols(x) == l->cols + l->side);
+    if (!side_filled) {
+        const Tensor buffer = buffer_fill(w, l);
+        side_of_input(w, l, p, x, &buffer);
+    }
+    gradients_of_b(w, l, dy, x);
+    gradients_of_a(w, l, p, dy, x);
 }

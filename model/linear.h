@@ -85,12 +85,13 @@ int64_t linear_gradient_scratch(const Linear *l, int64_t n);
 /* y (N, O) = x's product and bias; x (N, K + R), whose side columns are written. */
 void linear_forward(const LinearWork *w, Linear *l, const LinearPass *p, const Tensor *y, const Tensor *x);
 
-/*
- * Adds the gradients of the adapters; dx (N, K) is overwritten, or null when nobody needs it. dy (N, O + R), side
- * columns written. x as in forward; `side_filled`: its side columns are still there, else they are formed again.
- */
-void linear_backward(const LinearWork *w, Linear *l, const LinearPass *p, const Tensor *dx, const Tensor *dy,
-                     const Tensor *x, bool side_filled);
+/* dx (N, K) is overwritten, or null when nobody needs it. dy (N, O + R), side columns written. */
+void linear_backward(const LinearWork *w, Linear *l, const LinearPass *p, const Tensor *dx, const Tensor *dy);
+
+/* Adds the gradients of the adapters. dy as linear_backward left it, x as in forward; `side_filled`: its side columns are
+ * still there, else they are formed again. */
+void linear_gradients(const LinearWork *w, Linear *l, const LinearPass *p, const Tensor *dy, const Tensor *x,
+                      bool side_filled);
 
 /* Adapters changed: this group's buffer is out of date. */
 void linear_refresh(const LinearWork *w, Linear *l);

@@ -18,9 +18,9 @@ extern "C" {
 #endif
 
 typedef struct RmsnormOps {
-    void (*forward)(Backend *be, const Tensor *y, const Tensor *x, const Tensor *w, float eps);
-    void (*backward)(Backend *be, const Tensor *dx, const Tensor *dy, const Tensor *x, const Tensor *w, float eps,
-                     bool accumulate);
+    void (*forward)(Backend *be, const Tensor *y, const Tensor *x, const Tensor *add, const Tensor *w, float eps);
+    void (*backward)(Backend *be, const Tensor *dx, const Tensor *y, const Tensor *dy, const Tensor *x, const Tensor *w,
+                     float eps, bool accumulate);
 } RmsnormOps;
 
 typedef struct RopeOps {
@@ -34,7 +34,7 @@ void rope_table_rows(const Tensor *rows, int64_t first, const float *frequencies
 
 typedef struct SwigluOps {
     void (*forward)(Backend *be, const Tensor *y, const Tensor *gu);
-    void (*backward)(Backend *be, const Tensor *dgu, const Tensor *dy, const Tensor *gu);
+    void (*backward)(Backend *be, const Tensor *dgu, const Tensor *y, const Tensor *dy, const Tensor *gu);
 } SwigluOps;
 
 typedef struct AttentionOps {

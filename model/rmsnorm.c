@@ -29,6 +29,12 @@ SIMD_INLINE Lanes normalized(Lanes x, Lanes r, DType dtype)
     return lanes_round_bf16(unit);
 }
 
+static void add_row(void *x, const void *add, DType dtype, int64_t cols)
+{
+    for (int64_t j = 0; j < cols; j += LANES)
+        lanes_store(cpu_at(x, dtype, j), dtype, cols - j, load(x, dtype, j, cols) + load(add, dtype, j, cols));
+}
+
 static void forward_row(void *y, const void *x, const Tensor *w, DType dtype, int64_t cols, float eps)
 {
     const Lanes r = lanes_set(inverse_rms(x, dtype, cols, eps));
@@ -38,17 +44,19 @@ static void forward_row(void *y, const void *x, const Tensor *w, DType dtype, in
     }
 }
 
-static void forward_cpu(Backend *be, const Tensor *y, const Tensor *x, const Tensor *w, float eps)
+static void forward_cpu(Backend *be, const Tensor *y, const Tensor *x, const Tensor *add, const Tensor *w, float eps)
 {
     (void)be;
     const int64_t rows = x->shape[0], cols = x->shape[1];
 #pragma omp parallel for schedule(static) if (rows * cols > CPU_PARALLEL_MIN)
-    for (int64_t i = 0; i < rows; i++)
+    for (int64_t i = 0; i < rows; i++) {
+        if (add) add_row(cpu_row(x, i), cpu_row_in(add, i), x->dtype, cols);
         forward_row(cpu_row(y, i), cpu_row_in(x, i), w, x->dtype, cols, eps);
+    }
 }
 
 typedef struct BackwardRow {
-    void *dx;
+    void *dx, *y; /* y null: not asked for */
     const void *dy, *x;
     DType dtype;
     int64_t cols;
@@ -67,22 +75,30 @@ static void backward_row(const BackwardRow *row, const Tensor *w, float eps, boo
     const Lanes factor = lanes_set(-r * r * (lanes_sum(dot) / (float)cols));
     const Lanes scale = lanes_set(r);
     for (int64_t j = 0; j < cols; j += LANES) {
-        const Lanes g = load(row->dy, t, j, cols) * load(w->data, w->dtype, j, cols);
-        Lanes dx = scale * lanes_fma(load(row->x, t, j, cols), factor, g);
+        const Lanes gain = load(w->data, w->dtype, j, cols), x = load(row->x, t, j, cols);
+        const Lanes g = load(row->dy, t, j, cols) * gain;
+        Lanes dx = scale * lanes_fma(x, factor, g);
+        if (row->y) lanes_store(cpu_at(row->y, t, j), t, cols - j, normalized(x, scale, t) * gain);
         if (accumulate) dx = dx + load(row->dx, t, j, cols);
         lanes_store(cpu_at(row->dx, t, j), t, cols - j, dx);
     }
 }
 
-static void backward_cpu(Backend *be, const Tensor *dx, const Tensor *dy, const Tensor *x, const Tensor *w, float eps,
-                         bool accumulate)
+static void backward_cpu(Backend *be, const Tensor *dx, const Tensor *y, const Tensor *dy, const Tensor *x,
+                         const Tensor *w, float eps, bool accumulate)
 {
     (void)be;
     const int64_t rows = x->shape[0], cols = x->shape[1];
 #pragma omp parallel for schedule(static) if (rows * cols > CPU_PARALLEL_MIN)
     for (int64_t i = 0; i < rows; i++) {
         const BackwardRow row = {
-            .dx = cpu_row(dx, i), .dy = cpu_row_in(dy, i), .x = cpu_row_in(x, i), .dtype = x->dtype, .cols = cols};
+            .dx = cpu_row(dx, i),
+            .y = y ? cpu_row(y, i) : NULL,
+            .dy = cpu_row_in(dy, i),
+            .x = cpu_row_in(x, i),
+            .dtype = x->dtype,
+            .cols = cols,
+        };
         backward_row(&row, w, eps, accumulate);
     }
 }
@@ -106,16 +122,26 @@ void rmsnorm_forward(Backend *be, const Tensor *y, const Tensor *x, const Tensor
 {
     check(be, y, x, w);
     backend_enter(be);
-    rmsnorm_ops[backend_kind(be)]->forward(be, y, x, w, eps);
+    rmsnorm_ops[backend_kind(be)]->forward(be, y, x, NULL, w, eps);
     backend_leave(be);
 }
 
-void rmsnorm_backward(Backend *be, const Tensor *dx, const Tensor *dy, const Tensor *x, const Tensor *w, float eps,
-                      bool accumulate)
+void rmsnorm_add_forward(Backend *be, const Tensor *y, const Tensor *x, const Tensor *add, const Tensor *w, float eps)
+{
+    check(be, y, x, w);
+    check(be, add, x, w);
+    backend_enter(be);
+    rmsnorm_ops[backend_kind(be)]->forward(be, y, x, add, w, eps);
+    backend_leave(be);
+}
+
+void rmsnorm_backward(Backend *be, const Tensor *dx, const Tensor *y, const Tensor *dy, const Tensor *x,
+                      const Tensor *w, float eps, bool accumulate)
 {
     check(be, dx, x, w);
     check(be, dy, x, w);
+    if (y) check(be, y, x, w);
     backend_enter(be);
-    rmsnorm_ops[backend_kind(be)]->backward(be, dx, dy, x, w, eps, accumulate);
+    rmsnorm_ops[backend_kind(be)]->backward(be, dx, y, dy, x, w, eps, accumulate);
     backend_leave(be);
 }

@@ -3,7 +3,8 @@
 
 /*
  * A block takes a row at a time and keeps it in shared memory between its two passes: forward reads and writes each
- * element once, backward reads two (three with `accumulate`) and writes one; the gain stays in the caches. Bound by memory.
+ * element once (a residual sum: two and two), backward reads two (three with `accumulate`) and writes one (two with y);
+ * the gain stays in the caches. Bound by memory.
  * Narrow rows get a block of 64 threads, wider ones of 256; sums are f32, their order follows from the shape and the
  * alignment.
  */
@@ -21,39 +22,55 @@ static __device__ __forceinline__ float inverse_rms(float sum_squares, int64_t c
     return 1.0f / sqrtf(sum_squares / static_cast<float>(cols) + eps);
 }
 
-/* y = x * r * w; in 16 bits x * r is rounded before the gain, as Hugging Face does. */
-template <class T, class W, int N, int BLOCK>
-static __global__ void forward_kernel(Rows<T> y, Rows<const T> x, const W *w, int64_t rows, int64_t cols, float eps,
-                                      RowRounds rounds)
+/* In 16 bits x * r is rounded before the gain, as Hugging Face does. */
+template <class T> static __device__ __forceinline__ float normalized(float x, float r, float gain)
+{
+    return element_load(element_round<T>(x * r)) * gain;
+}
+
+/* The tensors of forward. */
+template <class T, class W> struct Forward {
+    Rows<T> y, x;
+    Rows<const T> add; /* without data: x is only read */
+    const W *w;
+    int64_t rows, cols;
+    float eps;
+};
+
+/* x (+)= add, y = x * r * w. */
+template <class T, class W, int N, int BLOCK> static __global__ void forward_kernel(Forward<T, W> f, RowRounds rounds)
 {
     SHARED_DYN(unsigned char, shared);
     SHARED_ARRAY(float, scratch, BLOCK / WARP_SIZE);
     RowCache<T, N, BLOCK> cache(shared, rounds.kept);
-    for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    for (int64_t row = blockIdx.x; row < f.rows; row += gridDim.x) {
         float v[N], gain[N], sum = 0.0f;
         for (int round = 0; round < rounds.all; round++) {
-            const int64_t col = round_col<N, BLOCK>(round);
-            if (col >= cols) break;
-            cache.first(v, round, x.at(row, col), cols - col);
+            const int64_t col = round_col<N, BLOCK>(round), left = f.cols - col;
+            if (left <= 0) break;
+            if (f.add.data)
+                cache.first_sum(v, round, f.x.at(row, col), f.add.at(row, col), left);
+            else
+                cache.first(v, round, f.x.at(row, col), left);
             for (int k = 0; k < N; k++)
                 sum = fmaf(v[k], v[k], sum);
         }
-        const float r = inverse_rms(block_sum<BLOCK>(sum, scratch), cols, eps);
+        const float r = inverse_rms(block_sum<BLOCK>(sum, scratch), f.cols, f.eps);
         for (int round = 0; round < rounds.all; round++) {
-            const int64_t col = round_col<N, BLOCK>(round);
-            if (col >= cols) break;
-            cache.again(v, round, x.at(row, col), cols - col);
-            pack_load<N>(gain, w + col, cols - col);
+            const int64_t col = round_col<N, BLOCK>(round), left = f.cols - col;
+            if (left <= 0) break;
+            cache.again(v, round, f.x.at(row, col), left);
+            pack_load<N>(gain, f.w + col, left);
             for (int k = 0; k < N; k++)
-                v[k] = element_load(element_round<T>(v[k] * r)) * gain[k];
-            pack_store<N>(y.at(row, col), v, cols - col);
+                v[k] = normalized<T>(v[k], r, gain[k]);
+            pack_store<N>(f.y.at(row, col), v, left);
         }
     }
 }
 
 /* The tensors of backward. */
 template <class T, class W> struct Backward {
-    Rows<T> dx;
+    Rows<T> dx, y; /* y without data: not asked for */
     Rows<const T> dy, x;
     const W *w;
     int64_t rows, cols;
@@ -92,27 +109,22 @@ static __global__ void backward_kernel(Backward<T, W> b, RowRounds rounds)
             if (ACCUMULATE) pack_load<N>(before, b.dx.at(row, col), left);
             for (int k = 0; k < N; k++) {
                 const float d = r * fmaf(x[k], factor, g[k] * gain[k]);
-                x[k] = ACCUMULATE ? __fadd_rn(d, before[k]) : d;
+                g[k] = ACCUMULATE ? __fadd_rn(d, before[k]) : d;
+                x[k] = normalized<T>(x[k], r, gain[k]);
             }
-            pack_store<N>(b.dx.at(row, col), x, left);
+            pack_store<N>(b.dx.at(row, col), g, left);
+            if (b.y.data) pack_store<N>(b.y.at(row, col), x, left);
         }
     }
 }
 
 /* --- launches --- */
 
-typedef struct Forward {
-    const Tensor *y, *x, *w;
-    float eps;
-} Forward;
-
-template <class T, class W, int N, int BLOCK> static void forward_launch(Backend *be, const Forward &f)
+template <class T, class W, int N, int BLOCK> static void forward_launch(Backend *be, const Forward<T, W> &f)
 {
-    const int64_t rows = f.x->shape[0], cols = f.x->shape[1];
-    const RowRounds rounds = row_rounds<T, N, BLOCK>(cols, 1, cuda_row_memory(be));
+    const RowRounds rounds = row_rounds<T, N, BLOCK>(f.cols, 1, cuda_row_memory(be));
     if (rounds.row_bytes > SHARED_PLAIN) CUDA_SHARED_LIMIT(be, (forward_kernel<T, W, N, BLOCK>), rounds.row_bytes);
-    CUDA_LAUNCH(be, (forward_kernel<T, W, N, BLOCK>), cuda_blocks(be, rows, 2048 / BLOCK), BLOCK, rounds.row_bytes,
-                cuda_rows<T>(f.y), cuda_rows<const T>(f.x), static_cast<const W *>(f.w->data), rows, cols, f.eps,
+    CUDA_LAUNCH(be, (forward_kernel<T, W, N, BLOCK>), cuda_blocks(be, f.rows, 2048 / BLOCK), BLOCK, rounds.row_bytes, f,
                 rounds);
 }
 
@@ -121,9 +133,9 @@ static bool narrow(int64_t cols, int n)
     return cols <= static_cast<int64_t>(n) * NARROW * 4;
 }
 
-template <class T, class W, int N> static void forward_width(Backend *be, const Forward &f)
+template <class T, class W, int N> static void forward_width(Backend *be, const Forward<T, W> &f)
 {
-    (narrow(f.x->shape[1], N) ? forward_launch<T, W, N, NARROW> : forward_launch<T, W, N, WIDE>)(be, f);
+    (narrow(f.cols, N) ? forward_launch<T, W, N, NARROW> : forward_launch<T, W, N, WIDE>)(be, f);
 }
 
 /* Calls f with values of the types of a row and of its gain, which is f32 or the same. */
@@ -138,14 +150,21 @@ template <class F> static void with_types(const Tensor *x, const Tensor *w, cons
     });
 }
 
-static void forward_cuda(Backend *be, const Tensor *y, const Tensor *x, const Tensor *w, float eps)
+static void forward_cuda(Backend *be, const Tensor *y, const Tensor *x, const Tensor *add, const Tensor *w, float eps)
 {
-    const Forward f = {y, x, w, eps};
     with_types(x, w, [&](auto type, auto gain) {
         typedef decltype(type) T;
         typedef decltype(gain) W;
         constexpr int N = cuda_pack<T, W>;
-        const bool packed = cuda_packed(y, N) && cuda_packed(x, N) && cuda_packed(w, N);
+        const bool packed =
+            cuda_packed(y, N) && cuda_packed(x, N) && (!add || cuda_packed(add, N)) && cuda_packed(w, N);
+        const Forward<T, W> f = {cuda_rows<T>(y),
+                                 cuda_rows<T>(x),
+                                 add ? cuda_rows<const T>(add) : Rows<const T>{},
+                                 static_cast<const W *>(w->data),
+                                 x->shape[0],
+                                 x->shape[1],
+                                 eps};
         (packed ? forward_width<T, W, N> : forward_width<T, W, 1>)(be, f);
     });
 }
@@ -170,15 +189,17 @@ template <class T, class W, int N> static void backward_width(Backend *be, const
     (narrow(b.cols, N) ? backward_launch<T, W, N, NARROW> : backward_launch<T, W, N, WIDE>)(be, b, accumulate);
 }
 
-static void backward_cuda(Backend *be, const Tensor *dx, const Tensor *dy, const Tensor *x, const Tensor *w, float eps,
-                          bool accumulate)
+static void backward_cuda(Backend *be, const Tensor *dx, const Tensor *y, const Tensor *dy, const Tensor *x,
+                          const Tensor *w, float eps, bool accumulate)
 {
     with_types(x, w, [&](auto type, auto gain) {
         typedef decltype(type) T;
         typedef decltype(gain) W;
         constexpr int N = cuda_pack<T, W>;
-        const bool packed = cuda_packed(dx, N) && cuda_packed(dy, N) && cuda_packed(x, N) && cuda_packed(w, N);
+        const bool packed = cuda_packed(dx, N) && (!y || cuda_packed(y, N)) && cuda_packed(dy, N) &&
+                            cuda_packed(x, N) && cuda_packed(w, N);
         const Backward<T, W> b = {cuda_rows<T>(dx),
+                                  y ? cuda_rows<T>(y) : Rows<T>{},
                                   cuda_rows<const T>(dy),
                                   cuda_rows<const T>(x),
                                   static_cast<const W *>(w->data),

@@ -247,9 +247,10 @@ static void bench_rows(Bench *b)
     const Shapes *m = b->m;
     const int64_t turned = (int64_t)(m->heads + m->kv_heads) * m->head_dim;
     const Tensor x = filled(b, b->dtype, b->rows, m->hidden), y = filled(b, b->dtype, b->rows, m->hidden),
-                 z = filled(b, b->dtype, b->rows, m->hidden);
+                 z = filled(b, b->dtype, b->rows, m->hidden), again = filled(b, b->dtype, b->rows, m->hidden);
     const Tensor w_row = filled(b, DTYPE_F32, 1, m->hidden), w = tensor_slice_flat(&w_row, 0, m->hidden);
-    const Tensor gu = filled(b, b->dtype, b->rows, 2 * m->inner), h = filled(b, b->dtype, b->rows, m->inner);
+    const Tensor gu = filled(b, b->dtype, b->rows, 2 * m->inner), h = filled(b, b->dtype, b->rows, m->inner),
+                 h_again = filled(b, b->dtype, b->rows, m->inner);
     const Tensor qk = filled(b, b->dtype, b->rows, qkv_of(m)),
                  table = arena_matrix(&b->arena, DTYPE_F32, b->rows, m->head_dim);
     const Tensor positions = arena_vector(&b->arena, DTYPE_I32, b->rows);
@@ -259,12 +260,14 @@ static void bench_rows(Bench *b)
     double t;
     BEST(b, t, rmsnorm_forward(b->be, &y, &x, &w, 1e-5f));
     report(b, "rmsnorm forward", t, 2.0 * hidden, "GB/s");
-    BEST(b, t, rmsnorm_backward(b->be, &z, &y, &x, &w, 1e-5f, true));
-    report(b, "rmsnorm backward", t, 4.0 * hidden, "GB/s");
+    BEST(b, t, rmsnorm_add_forward(b->be, &y, &x, &z, &w, 1e-5f));
+    report(b, "sum and rmsnorm", t, 4.0 * hidden, "GB/s");
+    BEST(b, t, rmsnorm_backward(b->be, &z, &again, &y, &x, &w, 1e-5f, true));
+    report(b, "rmsnorm backward, y", t, 5.0 * hidden, "GB/s");
     BEST(b, t, swiglu_forward(b->be, &h, &gu));
     report(b, "swiglu forward", t, 3.0 * inner, "GB/s");
-    BEST(b, t, swiglu_backward(b->be, &gu, &h, &gu));
-    report(b, "swiglu backward", t, 5.0 * inner, "GB/s");
+    BEST(b, t, swiglu_backward(b->be, &gu, &h_again, &h, &gu));
+    report(b, "swiglu backward, y", t, 6.0 * inner, "GB/s");
     BEST(b, t, rope_apply(b->be, &qk, &table, &positions, m->heads + m->kv_heads, m->head_dim, false));
     report(b, "rope", t, 2.0 * (double)(b->rows * turned) * (double)dtype_bytes(b->dtype), "GB/s");
     BEST(b, t, tensor_add(b->be, &z, &x, &y));

@@ -28,15 +28,28 @@ static void norms(Traffic *t, DType dtype, int64_t rows, int64_t cols)
         rmsnorm_forward(t->be, &y, &x, &w, 1e-5f);
         traffic_end(t, NULL);
     }
-    if (traffic_scene(t, "rmsnorm backward", dtype, aligned(cols), "%d x %d, added", (int)rows, (int)cols)) {
+    if (traffic_scene(t, "sum and rmsnorm", dtype, aligned(cols), "%d x %d", (int)rows, (int)cols)) {
+        const Tensor x = traffic_matrix(t, dtype, rows, cols), add = traffic_matrix(t, dtype, rows, cols);
+        const Tensor y = traffic_matrix(t, dtype, rows, cols), w = traffic_vector(t, DTYPE_F32, cols);
+        traffic_start(t);
+        traffic_reads(t, &x, 0);
+        traffic_reads(t, &add, 0);
+        traffic_writes(t, &x, 0);
+        traffic_writes(t, &y, 0);
+        rmsnorm_add_forward(t->be, &y, &x, &add, &w, 1e-5f);
+        traffic_end(t, NULL);
+    }
+    if (traffic_scene(t, "rmsnorm backward", dtype, aligned(cols), "%d x %d, added, y", (int)rows, (int)cols)) {
         const Tensor x = traffic_matrix(t, dtype, rows, cols), dy = traffic_matrix(t, dtype, rows, cols);
         const Tensor dx = traffic_matrix(t, dtype, rows, cols), w = traffic_vector(t, DTYPE_F32, cols);
+        const Tensor y = traffic_matrix(t, dtype, rows, cols);
         traffic_start(t);
         traffic_reads(t, &x, 0);
         traffic_reads(t, &dy, 0);
         traffic_reads(t, &dx, 0);
         traffic_writes(t, &dx, 0);
-        rmsnorm_backward(t->be, &dx, &dy, &x, &w, 1e-5f, true);
+        traffic_writes(t, &y, 0);
+        rmsnorm_backward(t->be, &dx, &y, &dy, &x, &w, 1e-5f, true);
         traffic_end(t, NULL);
     }
 }
@@ -51,13 +64,15 @@ static void swiglu(Traffic *t, DType dtype, int64_t rows, int64_t cols)
         swiglu_forward(t->be, &y, &gu);
         traffic_end(t, NULL);
     }
-    if (traffic_scene(t, "swiglu backward", dtype, aligned(cols), "%d x %d, in place", (int)rows, (int)cols)) {
+    if (traffic_scene(t, "swiglu backward", dtype, aligned(cols), "%d x %d, in place, y", (int)rows, (int)cols)) {
         const Tensor gu = traffic_matrix(t, dtype, rows, 2 * cols), dy = traffic_matrix(t, dtype, rows, cols);
+        const Tensor y = traffic_matrix(t, dtype, rows, cols);
         traffic_start(t);
         traffic_reads(t, &gu, 0);
         traffic_reads(t, &dy, 0);
         traffic_writes(t, &gu, 0);
-        swiglu_backward(t->be, &gu, &dy, &gu);
+        traffic_writes(t, &y, 0);
+        swiglu_backward(t->be, &gu, &y, &dy, &gu);
         traffic_end(t, NULL);
     }
 }

@@ -1,8 +1,9 @@
 #include "model/rmsnorm.h"
 
+#include "backend/elementwise.h"
 #include "tests/support/kernel_test.h"
 
-enum { X = 1, DY, OUT, GAIN };
+enum { X = 1, DY, OUT, GAIN, AGAIN };
 
 static const struct Case {
     const char *name;
@@ -11,25 +12,27 @@ static const struct Case {
     DType dtype, gain;
     int moved; /* which tensor starts off a multiple of 16 bytes */
 } cases[] = {
-    {"one element",                    1,   1,     0,  1.0f,  DTYPE_F32,  DTYPE_F32,  0   },
-    {"odd width",                      3,   37,    5,  1.0f,  DTYPE_F32,  DTYPE_F32,  0   },
-    {"model width",                    70,  576,   64, 1.0f,  DTYPE_F32,  DTYPE_F32,  0   },
-    {"large values",                   3,   64,    0,  1e15f, DTYPE_F32,  DTYPE_F32,  0   },
-    {"tiny values",                    3,   64,    0,  1e-4f, DTYPE_F32,  DTYPE_F32,  0   },
-    {"bf16",                           70,  576,   64, 1.0f,  DTYPE_BF16, DTYPE_BF16, 0   },
-    {"bf16 with f32 gain",             5,   100,   0,  3.0f,  DTYPE_BF16, DTYPE_F32,  0   },
-    {"many narrow rows",               150, 12,    1,  1.0f,  DTYPE_F32,  DTYPE_F32,  0   },
-    {"many wide rows",                 40,  2052,  4,  1.0f,  DTYPE_F32,  DTYPE_F32,  0   },
-    {"wide, odd",                      3,   1155,  2,  1.0f,  DTYPE_BF16, DTYPE_BF16, 0   },
-    {"wider than shared memory holds", 1,   61446, 2,  1.0f,  DTYPE_F32,  DTYPE_F32,  0   },
-    {"x moved",                        3,   40,    8,  1.0f,  DTYPE_F32,  DTYPE_F32,  X   },
-    {"dy moved",                       3,   40,    8,  1.0f,  DTYPE_F32,  DTYPE_F32,  DY  },
-    {"out moved",                      3,   40,    8,  1.0f,  DTYPE_F32,  DTYPE_F32,  OUT },
-    {"gain moved",                     3,   40,    8,  1.0f,  DTYPE_F32,  DTYPE_F32,  GAIN},
-    {"x moved, bf16",                  3,   40,    8,  1.0f,  DTYPE_BF16, DTYPE_BF16, X   },
-    {"dy moved, bf16",                 3,   40,    8,  1.0f,  DTYPE_BF16, DTYPE_BF16, DY  },
-    {"out moved, bf16",                3,   40,    8,  1.0f,  DTYPE_BF16, DTYPE_BF16, OUT },
-    {"gain moved, bf16",               3,   40,    8,  1.0f,  DTYPE_BF16, DTYPE_BF16, GAIN},
+    {"one element",                    1,   1,     0,  1.0f,  DTYPE_F32,  DTYPE_F32,  0    },
+    {"odd width",                      3,   37,    5,  1.0f,  DTYPE_F32,  DTYPE_F32,  0    },
+    {"model width",                    70,  576,   64, 1.0f,  DTYPE_F32,  DTYPE_F32,  0    },
+    {"large values",                   3,   64,    0,  1e15f, DTYPE_F32,  DTYPE_F32,  0    },
+    {"tiny values",                    3,   64,    0,  1e-4f, DTYPE_F32,  DTYPE_F32,  0    },
+    {"bf16",                           70,  576,   64, 1.0f,  DTYPE_BF16, DTYPE_BF16, 0    },
+    {"bf16 with f32 gain",             5,   100,   0,  3.0f,  DTYPE_BF16, DTYPE_F32,  0    },
+    {"many narrow rows",               150, 12,    1,  1.0f,  DTYPE_F32,  DTYPE_F32,  0    },
+    {"many wide rows",                 40,  2052,  4,  1.0f,  DTYPE_F32,  DTYPE_F32,  0    },
+    {"wide, odd",                      3,   1155,  2,  1.0f,  DTYPE_BF16, DTYPE_BF16, 0    },
+    {"wider than shared memory holds", 1,   61446, 2,  1.0f,  DTYPE_F32,  DTYPE_F32,  0    },
+    {"x moved",                        3,   40,    8,  1.0f,  DTYPE_F32,  DTYPE_F32,  X    },
+    {"dy moved",                       3,   40,    8,  1.0f,  DTYPE_F32,  DTYPE_F32,  DY   },
+    {"out moved",                      3,   40,    8,  1.0f,  DTYPE_F32,  DTYPE_F32,  OUT  },
+    {"gain moved",                     3,   40,    8,  1.0f,  DTYPE_F32,  DTYPE_F32,  GAIN },
+    {"x moved, bf16",                  3,   40,    8,  1.0f,  DTYPE_BF16, DTYPE_BF16, X    },
+    {"dy moved, bf16",                 3,   40,    8,  1.0f,  DTYPE_BF16, DTYPE_BF16, DY   },
+    {"out moved, bf16",                3,   40,    8,  1.0f,  DTYPE_BF16, DTYPE_BF16, OUT  },
+    {"gain moved, bf16",               3,   40,    8,  1.0f,  DTYPE_BF16, DTYPE_BF16, GAIN },
+    {"y or sum moved",                 3,   40,    8,  1.0f,  DTYPE_F32,  DTYPE_F32,  AGAIN},
+    {"y or sum moved, bf16",           3,   40,    8,  1.0f,  DTYPE_BF16, DTYPE_BF16, AGAIN},
 };
 
 enum { FORWARD, BACKWARD, ACCUMULATED, RESULTS };
@@ -78,7 +81,7 @@ static void check_result(Backend *be, const struct Case *c, int result)
     if (result == FORWARD) {
         rmsnorm_forward(be, &out, &x, &w, 1e-5f);
     } else {
-        rmsnorm_backward(be, &out, &dy, &x, &w, 1e-5f, result == ACCUMULATED);
+        rmsnorm_backward(be, &out, NULL, &dy, &x, &w, 1e-5f, result == ACCUMULATED);
     }
     kernel_check_bound(c->name, &out, plain, exact,
                        result == FORWARD ? 1e-6 : 1e-6 / fmin(1.0, (double)c->span) / 0.01);
@@ -100,6 +103,43 @@ static void results_stay_within_twice_the_plain_error(void **state)
         for (int result = 0; result < RESULTS; result++)
             check_result(be, &cases[i], result);
     }
+    kernel_close(be);
+}
+
+/* The sum and the norm after it, and what backward gives once more: the bits of one operation after the other. */
+static void check_joined(Backend *be, const struct Case *c)
+{
+    const int64_t stride = c->cols + c->spare, moved = c->cols + (c->moved == AGAIN);
+    const Tensor x = kernel_random(c->dtype, c->rows, c->cols, stride, 1, c->span),
+                 adds = kernel_random(c->dtype, c->rows, moved, stride + 8, 2, c->span);
+    const Tensor gain = kernel_random(c->gain, 1, c->cols, c->cols, 4, 1.0f),
+                 y = kernel_matrix(c->dtype, c->rows, c->cols, stride),
+                 dx = kernel_matrix(c->dtype, c->rows, c->cols, stride);
+    const Tensor joined = kernel_matrix(c->dtype, c->rows, c->cols, stride),
+                 sum = kernel_matrix(c->dtype, c->rows, c->cols, stride);
+    const Tensor agains = kernel_matrix(c->dtype, c->rows, moved, stride + 8);
+    const Tensor add = kernel_moved(&adds, c->moved == AGAIN), again = kernel_moved(&agains, c->moved == AGAIN);
+    const Tensor w = tensor_vector(gain.data, gain.dtype, c->cols);
+    tensor_copy(be, &sum, &x);
+    rmsnorm_add_forward(be, &joined, &sum, &add, &w, 1e-5f);
+    tensor_add(be, &x, &x, &add);
+    rmsnorm_forward(be, &y, &x, &w, 1e-5f);
+    rmsnorm_backward(be, &dx, &again, &joined, &x, &w, 1e-5f, false);
+    kernel_settle();
+    if (!kernel_equal(&sum, &x) || !kernel_equal(&joined, &y) || !kernel_equal(&again, &y)) fail_msg("%s", c->name);
+    const Tensor *all[] = {&x, &adds, &gain, &y, &dx, &joined, &sum, &agains};
+    for (size_t i = 0; i < ARRAY_COUNT(all); i++) {
+        kernel_check_guards(all[i]);
+        kernel_free(all[i]);
+    }
+}
+
+static void joined_passes_give_the_bits_of_single_ones(void **state)
+{
+    (void)state;
+    Backend *be = kernel_backend(2, false);
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++)
+        check_joined(be, &cases[i]);
     kernel_close(be);
 }
 
@@ -176,6 +216,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(results_stay_within_twice_the_plain_error),
+        cmocka_unit_test(joined_passes_give_the_bits_of_single_ones),
         cmocka_unit_test(bf16_rounds_before_the_gain),
         cmocka_unit_test(the_gradient_is_the_central_difference),
         cmocka_unit_test(bits_depend_neither_on_the_run_nor_on_the_threads),

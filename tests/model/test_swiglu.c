@@ -23,15 +23,16 @@ static void check(Backend *be, DType t, int64_t rows, int64_t width, int64_t spa
 {
     const Tensor gu = kernel_random(t, rows, 2 * width, 2 * width + spare, 1, 3.0f),
                  dy = kernel_random(t, rows, width, width + spare, 2, 1.0f);
-    const Tensor y = kernel_matrix(t, rows, width, width + spare),
+    const Tensor y = kernel_matrix(t, rows, width, width + spare), again = kernel_matrix(t, rows, width, width + spare),
                  dgu = kernel_matrix(t, rows, 2 * width, 2 * width + spare);
     /* half of the last place; f32 has some roundings inside */
     const double half = t == DTYPE_F32 ? 0x1p-22 : kernel_unit(t);
     const double least = 1e-30 + kernel_least(t);
     double *in = kernel_values(&gu);
     swiglu_forward(be, &y, &gu);
-    swiglu_backward(be, in_place ? &gu : &dgu, &dy, &gu);
+    swiglu_backward(be, in_place ? &gu : &dgu, &again, &dy, &gu);
     kernel_settle();
+    assert_true(kernel_equal(&again, &y));
     const Tensor *got = in_place ? &gu : &dgu;
     for (int64_t i = 0; i < rows; i++) {
         for (int64_t j = 0; j < width; j++) {
@@ -47,7 +48,7 @@ static void check(Backend *be, DType t, int64_t rows, int64_t width, int64_t spa
                         1.01 * half * fabs(dgate) + 2e-7 * (1.0 + fabs(gate)) * scale + least);
         }
     }
-    const Tensor *all[] = {&gu, &dy, &y, &dgu};
+    const Tensor *all[] = {&gu, &dy, &y, &again, &dgu};
     for (size_t i = 0; i < ARRAY_COUNT(all); i++) {
         kernel_check_guards(all[i]);
         kernel_free(all[i]);
@@ -72,22 +73,24 @@ static void both_passes_are_rounded_formulas(void **state)
 static void any_tensor_may_start_anywhere(void **state)
 {
     (void)state;
-    enum { ROWS = 5, GU, Y, DY, DGU };
+    enum { ROWS = 5, GU, Y, DY, DGU, AGAIN, TENSORS = 5 };
     Backend *be = kernel_backend(2, false);
-    for (int k = 0; k < 5 * 2 * 2; k++) {
+    for (int k = 0; k < (TENSORS + 1) * 2 * 2; k++) {
         const DType t = k % 2 ? DTYPE_BF16 : DTYPE_F32;
         const int64_t width = k / 2 % 2 ? 71 : 64, stride = 2 * width + (k / 2 % 2 ? 10 : 8);
         const int moved = k / 4 + GU - 1;
         const Tensor whole[] = {kernel_random(t, ROWS, 2 * width + (moved == GU), stride, 1, 2.0f),
                                 kernel_matrix(t, ROWS, width + (moved == Y), 80),
                                 kernel_random(t, ROWS, width + (moved == DY), 80, 2, 1.0f),
-                                kernel_matrix(t, ROWS, 2 * width + (moved == DGU), stride)};
-        Tensor part[4];
-        for (int i = 0; i < 4; i++)
+                                kernel_matrix(t, ROWS, 2 * width + (moved == DGU), stride),
+                                kernel_matrix(t, ROWS, width + (moved == AGAIN), 80)};
+        Tensor part[TENSORS];
+        for (int i = 0; i < TENSORS; i++)
             part[i] = kernel_moved(&whole[i], moved == GU + i);
         swiglu_forward(be, &part[1], &part[0]);
-        swiglu_backward(be, &part[3], &part[2], &part[0]);
+        swiglu_backward(be, &part[3], k % 3 ? &part[4] : NULL, &part[2], &part[0]);
         kernel_settle();
+        assert_true(k % 3 == 0 || kernel_equal(&part[4], &part[1]));
         const double unit = t == DTYPE_F32 ? 0x1p-20 : 1.01 * kernel_unit(t), least = 1e-6 + kernel_least(t);
         for (int64_t i = 0; i < ROWS; i++) {
             for (int64_t j = 0; j < width; j++) {
@@ -100,7 +103,7 @@ static void any_tensor_may_start_anywhere(void **state)
                 assert_true(fabs(kernel_get(&part[3], i, width + j) - dup) <= unit * fabs(dup) + least);
             }
         }
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; i < TENSORS; i++) {
             kernel_check_guards(&whole[i]);
             kernel_free(&whole[i]);
         }
@@ -122,7 +125,7 @@ static void extreme_gates_saturate(void **state)
                 kernel_at(&y, 0, 3) == 0.0);
     kernel_set(&y, 0, 0, 1.0);
     kernel_set(&y, 0, 1, 1.0);
-    swiglu_backward(be, &dgu, &y, &gu);
+    swiglu_backward(be, &dgu, NULL, &y, &gu);
     assert_true(kernel_at(&dgu, 0, 0) == 0.0 && kernel_at(&dgu, 0, 1) == 2.0);
     kernel_free(&gu);
     kernel_free(&y);
