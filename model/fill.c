@@ -29,7 +29,7 @@ static void adapter_cpu(Backend *be, const Fill *f, const FillPart *part)
     tensor_scale(be, &beside, &part->b, part->scale);
 }
 
-static void fill_cpu(Backend *be, const Fill *f, bool weights)
+static void group_cpu(Backend *be, const Fill *f, bool weights)
 {
     if (weights) weights_cpu(be, f);
     if (f->side == 0) return;
@@ -44,6 +44,12 @@ static void fill_cpu(Backend *be, const Fill *f, bool weights)
     }
 }
 
+static void fill_cpu(Backend *be, const Fill *groups, int count, bool weights)
+{
+    for (int i = 0; i < count; i++)
+        group_cpu(be, &groups[i], weights);
+}
+
 static const FillOps fill_ops_cpu = {.fill = fill_cpu};
 
 /* --- all backends --- */
@@ -53,11 +59,16 @@ static const FillOps *const fill_ops[BACKEND_COUNT] = {
     [BACKEND_CUDA] = CUDA_OPS(fill_ops_cuda),
 };
 
-void fill_buffer(Backend *be, const Fill *f, bool weights)
+void fill_buffers(Backend *be, const Fill *groups, int count, bool weights)
 {
-    CHECK(f->count > 0 && f->count <= FILL_PARTS_MAX && f->buffer.rank == 2);
-    CHECK(f->buffer.shape[0] == f->rows + f->side && f->buffer.shape[1] == f->cols + f->side);
+    CHECK(count > 0 && count <= FILL_GROUPS_MAX);
+    for (int i = 0; i < count; i++) {
+        const Fill *f = &groups[i];
+        CHECK(f->count > 0 && f->count <= FILL_PARTS_MAX && f->buffer.rank == 2);
+        CHECK(f->buffer.shape[0] == f->rows + f->side && f->buffer.shape[1] == f->cols + f->side);
+        CHECK(f->buffer.dtype == groups[0].buffer.dtype);
+    }
     backend_enter(be);
-    fill_ops[backend_kind(be)]->fill(be, f, weights);
+    fill_ops[backend_kind(be)]->fill(be, groups, count, weights);
     backend_leave(be);
 }

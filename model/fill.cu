@@ -1,7 +1,7 @@
 /*
- * fill.cu - the buffer of a group in one launch: decoded weights, the adapters' strips, zeros between them.
+ * fill.cu - the buffers of several groups in one launch: decoded weights, the adapters' strips, zeros between them.
  *
- * First warps take the weights, a span of a matrix at a time, then threads the strips, a pack of four at a time: beside W
+ * A row of blocks (blockIdx.y) belongs to a group. First warps take the weights, a span of a matrix at a time, then threads the strips, a pack of four at a time: beside W
  * the first O rows have R columns, and below it lie R rows of K. Read: 0.516 bytes a weight (or the 16-bit weights that
  * are not quantized) and the adapters once; written: the buffer once.
  */
@@ -131,8 +131,14 @@ template <int N, class T> __device__ __forceinline__ void put_strips(const FillV
     }
 }
 
-template <class T, int N> static __global__ void __launch_bounds__(THREADS, 4) fill_kernel(FillView<T> f)
+template <class T> struct Groups {
+    FillView<T> group[FILL_GROUPS_MAX];
+};
+
+template <class T, int N>
+static __global__ void __launch_bounds__(THREADS, 4) fill_kernel(const __grid_constant__ Groups<T> groups)
 {
+    const FillView<T> &f = groups.group[blockIdx.y];
     SHARED_ARRAY(float, tables, int{FILL_PARTS_MAX} * QUANT_TABLES);
     for (int i = 0; i < f.count; i++) {
         if (f.parts[i].quantized && f.parts[i].spans > 0)
@@ -175,7 +181,7 @@ static bool quads(const Fill *f)
     return yes;
 }
 
-template <class T, int N> static void launch(Backend *be, const Fill *f, bool weights)
+template <class T, int N> static FillView<T> group_view(Backend *be, const Fill *f, bool weights)
 {
     FillView<T> v = {};
     v.buffer = cuda_rows<T>(&f->buffer);
@@ -184,12 +190,30 @@ template <class T, int N> static void launch(Backend *be, const Fill *f, bool we
     v.side = f->side;
     v.count = f->count;
     v.quads = N > 1 && quads(f);
-    int64_t threads = ceil_div(f->rows * f->side + f->side * f->cols, min(N, 4));
-    for (int i = 0; i < f->count; i++) {
+    for (int i = 0; i < f->count; i++)
         v.parts[i] = part_view<T>(be, &f->parts[i], f->cols, weights);
+    return v;
+}
+
+/* Threads that have something to do at once. */
+template <class T, int N> static int64_t group_threads(const FillView<T> &v)
+{
+    int64_t threads = ceil_div(v.rows * v.side + v.side * v.cols, min(N, 4));
+    for (int i = 0; i < v.count; i++)
         threads = max(threads, v.parts[i].spans * WARP_SIZE);
+    return threads;
+}
+
+template <class T, int N> static void launch(Backend *be, const Fill *groups, int count, bool weights)
+{
+    Groups<T> views = {};
+    int64_t threads = 1;
+    for (int i = 0; i < count; i++) {
+        views.group[i] = group_view<T, N>(be, &groups[i], weights);
+        threads = max(threads, group_threads<T, N>(views.group[i]));
     }
-    CUDA_LAUNCH(be, (fill_kernel<T, N>), cuda_thread_blocks(be, threads, THREADS), THREADS, 0, v);
+    const dim3 grid(cuda_thread_blocks(be, threads, THREADS), static_cast<unsigned>(count));
+    CUDA_LAUNCH(be, (fill_kernel<T, N>), grid, THREADS, 0, views);
 }
 
 /* Whether no pack of n crosses from W into a strip, and all are aligned. */
@@ -203,16 +227,20 @@ static bool packed(const Fill *f, int n)
     return yes;
 }
 
-static void fill_cuda(Backend *be, const Fill *f, bool weights)
+static void fill_cuda(Backend *be, const Fill *groups, int count, bool weights)
 {
-    CHECK(f->cols <= INT32_MAX);
-    cuda_typed(f->buffer.dtype, [&](auto element) {
+    cuda_typed(groups[0].buffer.dtype, [&](auto element) {
         typedef decltype(element) T;
         constexpr int N = cuda_pack<T>;
-        if (packed(f, N))
-            launch<T, N>(be, f, weights);
+        bool all = true;
+        for (int i = 0; i < count; i++) {
+            CHECK(groups[i].cols <= INT32_MAX);
+            all = all && packed(&groups[i], N);
+        }
+        if (all)
+            launch<T, N>(be, groups, count, weights);
         else
-            launch<T, 1>(be, f, weights);
+            launch<T, 1>(be, groups, count, weights);
     });
 }
 

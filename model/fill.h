@@ -1,9 +1,9 @@
 /*
- * fill.h - the buffer of a group of matrices with their adapters (linear.h) from what is stored.
+ * fill.h - the buffers of groups of matrices with their adapters (linear.h) from what is stored.
  *
  * buffer (O + R, K + R) in the compute type: decoded W, beside it s B, below it A; the rest of both strips is zero and
- * the corner is left as it is. On CUDA the whole group is one launch, which reads the codes once and writes the buffer
- * once. Matrices that are not quantized are copied.
+ * the corner is left as it is. On CUDA all groups, as those of a layer, are one launch, which reads the codes once and
+ * writes the buffers once. Matrices that are not quantized are copied.
  */
 #pragma once
 
@@ -13,7 +13,7 @@
 extern "C" {
 #endif
 
-enum { FILL_PARTS_MAX = 3 };
+enum { FILL_PARTS_MAX = 3, FILL_GROUPS_MAX = 4 };
 
 typedef struct FillPart {
     int64_t rows, first_row;
@@ -31,8 +31,8 @@ typedef struct Fill {
     int count;
 } Fill;
 
-/* `weights` false: only the strips of the adapters. */
-void fill_buffer(Backend *be, const Fill *f, bool weights);
+/* `groups` (count of one compute type); `weights` false: only the strips of the adapters. */
+void fill_buffers(Backend *be, const Fill *groups, int count, bool weights);
 
 #ifdef __cplusplus
 }

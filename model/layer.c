@@ -129,6 +129,13 @@ Tensor layer_output(const Model *m, int index, int64_t n)
     return tensor_slice_rows(buffer, 0, n);
 }
 
+/* Where each group has a buffer of its own, one launch fills those of a layer. */
+static void fill(const Model *m, Layer *l)
+{
+    Linear *const groups[] = {&l->qkv, &l->o, &l->gate_up, &l->down};
+    if (m->options.layer_weights) linear_fill(&m->linear, groups, ARRAY_COUNT(groups));
+}
+
 /* ---- forward, in the pieces that backward repeats ---- */
 
 /* Where the normed input of a group goes, and its spare columns. */
@@ -195,6 +202,7 @@ void layer_forward(Model *m, int index, const Pass *p)
     Layer *l = &m->layers[index];
     const Tensor out = layer_output(m, index, p->n);
     offload_before_forward(m, index, p);
+    if (!p->linear.thin) fill(m, l);
     forward_qkv(m, l, p);
     forward_attention(m, l, p);
     forward_o(m, l, p);
@@ -269,6 +277,7 @@ void layer_backward(Model *m, int index, const Pass *p)
 {
     Layer *l = &m->layers[index];
     offload_before_backward(m, index);
+    fill(m, l);
     restore(m, index, p);
     backward_mlp(m, l, p);
     backward_attention(m, l, p, index == 0);

@@ -62,9 +62,14 @@ int64_t linear_gradient_scratch(const Linear *l, int64_t n)
 
 /* ---- the buffer ---- */
 
-static void fill(const LinearWork *w, const Linear *l, const Tensor *buffer, bool weights)
+static Fill fill_of(const LinearWork *w, const Linear *l)
 {
-    Fill f = {.buffer = *buffer, .rows = l->rows, .cols = l->cols, .side = l->side, .count = l->count};
+    Fill f = {.rows = l->rows, .cols = l->cols, .side = l->side, .count = l->count};
+    f.buffer = l->kept;
+    if (!l->resident) {
+        const Tensor flat = tensor_slice_flat(&w->weights[l->slot], 0, linear_buffer(l));
+        f.buffer = tensor_matrix(flat.data, flat.dtype, l->rows + l->side, l->cols + l->side);
+    }
     for (int i = 0; i < l->count; i++) {
         const LinearPart *part = &l->parts[i];
         FillPart *to = &f.parts[i];
@@ -77,30 +82,37 @@ static void fill(const LinearWork *w, const Linear *l, const Tensor *buffer, boo
         to->a = lora_param(&w->params, &w->lora->table.items[part->adapter->a]);
         to->b = lora_param(&w->params, &w->lora->table.items[part->adapter->b]);
     }
-    fill_buffer(w->be, &f, weights);
+    return f;
+}
+
+void linear_fill(const LinearWork *w, Linear *const *groups, int count)
+{
+    Fill fills[FILL_GROUPS_MAX];
+    int stale = 0;
+    CHECK(count <= FILL_GROUPS_MAX);
+    for (int i = 0; i < count; i++) {
+        Linear *l = groups[i];
+        if (l->resident ? l->kept_fresh : w->held[l->slot] == l) continue;
+        fills[stale++] = fill_of(w, l);
+        l->kept_fresh = l->resident;
+        if (!l->resident) w->held[l->slot] = l;
+    }
+    if (stale > 0) fill_buffers(w->be, fills, stale, true);
 }
 
 /* The filled buffer (O + R, K + R). */
 static Tensor buffer_fill(const LinearWork *w, Linear *l)
 {
-    if (l->resident) {
-        if (!l->kept_fresh) {
-            fill(w, l, &l->kept, true);
-            l->kept_fresh = true;
-        }
-        return l->kept;
-    }
-    const Tensor flat = tensor_slice_flat(&w->weights[l->slot], 0, linear_buffer(l));
-    const Tensor buffer = tensor_matrix(flat.data, flat.dtype, l->rows + l->side, l->cols + l->side);
-    if (w->held[l->slot] == l) return buffer;
-    fill(w, l, &buffer, true);
-    w->held[l->slot] = l;
-    return buffer;
+    linear_fill(w, &l, 1);
+    return fill_of(w, l).buffer;
 }
 
 void linear_refresh(const LinearWork *w, Linear *l)
 {
-    if (l->resident && l->kept_fresh && l->side > 0) fill(w, l, &l->kept, false);
+    if (l->resident && l->kept_fresh && l->side > 0) {
+        const Fill f = fill_of(w, l);
+        fill_buffers(w->be, &f, 1, false);
+    }
     if (w->held[l->slot] == l) w->held[l->slot] = NULL;
 }
 

@@ -76,6 +76,10 @@ void linear_init(Linear *l, int64_t cols, DType dtype);
 void linear_place(Linear *l, Arena *weights, DType dtype);
 int64_t linear_buffer(const Linear *l); /* elements of the buffer */
 
+/* Fills the buffers of groups in different slots that are not up to date, in one operation. Passes fill what they need by
+ * themselves; this is for several at a time. */
+void linear_fill(const LinearWork *w, Linear *const *groups, int count);
+
 /* Elements of thin_forward's scratch. */
 int64_t linear_thin_scratch(const Linear *l);
 

@@ -64,7 +64,7 @@ typedef struct CrossEntropyOps {
 } CrossEntropyOps;
 
 typedef struct FillOps {
-    void (*fill)(Backend *be, const Fill *f, bool weights);
+    void (*fill)(Backend *be, const Fill *groups, int count, bool weights);
 } FillOps;
 
 typedef struct ThinOps {

@@ -305,7 +305,7 @@ static void bench_weights(Bench *b)
     f.buffer = arena_matrix(&b->arena, b->dtype, f.rows, f.cols);
     const double codes = 0.516 * (double)(f.rows * f.cols);
     double t;
-    BEST(b, t, fill_buffer(b->be, &f, true));
+    BEST(b, t, fill_buffers(b->be, &f, 1, true));
     Bench shown = *b;
     shown.rows = f.rows;
     report(&shown, "decode of gate and up", t, codes + (double)tensor_bytes(&f.buffer), "GB/s");

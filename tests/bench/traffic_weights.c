@@ -104,7 +104,7 @@ static void fill_group(Traffic *t, DType dtype, bool quant, bool weights, int64_
     }
     const int64_t written = f.rows * (f.side + (weights ? cols : 0)) + f.side * cols;
     traffic_writes(t, &f.buffer, (uint64_t)written * dtype_bytes(dtype));
-    fill_buffer(t->be, &f, weights);
+    fill_buffers(t->be, &f, 1, weights);
     traffic_end(t, NULL);
 }
 

@@ -102,33 +102,51 @@ static double expected(const Rig *r, int64_t row, int64_t col, bool weights, dou
     return 0.0;
 }
 
-static void check(Backend *be, const Case *c, DType dtype)
+static void poison(const Rig *r)
 {
-    Rig r = rig_make(c, dtype);
-    for (int i = 0; i < r.fill.count && i < 2; i++)
-        r.fill.parts[i].quant = &r.quant[i];
-    const int64_t rows = r.fill.rows + c->side, cols = c->cols + c->side;
-    for (int round = 0; round < 2; round++) {
-        const bool weights = round == 1;
-        for (int64_t row = 0; row < rows; row++) {
-            for (int64_t col = 0; col < cols; col++)
-                kernel_set(&r.whole, row, col, 7);
-        }
-        fill_buffer(be, &r.fill, weights);
-        kernel_settle();
-        for (int64_t row = 0; row < rows; row++) {
-            for (int64_t col = 0; col < cols; col++) {
-                if (row >= r.fill.rows && col >= r.fill.cols) continue; /* the corner is nobody's */
-                const double want = kernel_round(expected(&r, row, col, weights, 7), dtype);
-                if (kernel_at(&r.whole, row, col) != want) {
-                    fail_msg("width %lld, row %lld, column %lld: %.9g instead of %.9g", (long long)c->cols,
-                             (long long)row, (long long)col, kernel_at(&r.whole, row, col), want);
-                }
+    for (int64_t row = 0; row < r->whole.shape[0]; row++) {
+        for (int64_t col = 0; col < r->whole.shape[1]; col++)
+            kernel_set(&r->whole, row, col, 7);
+    }
+}
+
+static void check_buffer(const Rig *r, DType dtype, bool weights)
+{
+    const Fill *f = &r->fill;
+    for (int64_t row = 0; row < f->rows + f->side; row++) {
+        for (int64_t col = 0; col < f->cols + f->side; col++) {
+            if (row >= f->rows && col >= f->cols) continue; /* the corner is nobody's */
+            const double want = kernel_round(expected(r, row, col, weights, 7), dtype);
+            if (kernel_at(&r->whole, row, col) != want) {
+                fail_msg("width %lld, row %lld, column %lld: %.9g instead of %.9g", (long long)f->cols, (long long)row,
+                         (long long)col, kernel_at(&r->whole, row, col), want);
             }
         }
-        kernel_check_guards(&r.whole);
     }
-    rig_free(&r);
+    kernel_check_guards(&r->whole);
+}
+
+/* `count` cases as groups of one call. */
+static void check(Backend *be, const Case *c, int count, DType dtype)
+{
+    Rig r[FILL_GROUPS_MAX];
+    Fill fills[FILL_GROUPS_MAX];
+    for (int i = 0; i < count; i++) {
+        r[i] = rig_make(&c[i], dtype);
+        fills[i] = r[i].fill;
+        for (int k = 0; k < fills[i].count && k < 2; k++)
+            fills[i].parts[k].quant = &r[i].quant[k];
+    }
+    for (int weights = 0; weights < 2; weights++) {
+        for (int i = 0; i < count; i++)
+            poison(&r[i]);
+        fill_buffers(be, fills, count, weights);
+        kernel_settle();
+        for (int i = 0; i < count; i++)
+            check_buffer(&r[i], dtype, weights);
+    }
+    for (int i = 0; i < count; i++)
+        rig_free(&r[i]);
 }
 
 static void the_buffer_holds_weights_adapters_and_zeros(void **state)
@@ -136,9 +154,20 @@ static void the_buffer_holds_weights_adapters_and_zeros(void **state)
     (void)state;
     Backend *be = kernel_backend(2, false);
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
-        check(be, &cases[i], DTYPE_F32);
-        check(be, &cases[i], DTYPE_BF16);
+        check(be, &cases[i], 1, DTYPE_F32);
+        check(be, &cases[i], 1, DTYPE_BF16);
     }
+    kernel_close(be);
+}
+
+/* Small and large ones together, and such as are aligned with such as are not. */
+static void groups_filled_together_do_not_meet(void **state)
+{
+    (void)state;
+    Backend *be = kernel_backend(2, false);
+    for (size_t first = 0; first + FILL_GROUPS_MAX <= ARRAY_COUNT(cases); first += FILL_GROUPS_MAX + 1)
+        check(be, &cases[first], FILL_GROUPS_MAX, DTYPE_BF16);
+    check(be, &cases[0], 3, DTYPE_F32);
     kernel_close(be);
 }
 
@@ -146,6 +175,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_buffer_holds_weights_adapters_and_zeros),
+        cmocka_unit_test(groups_filled_together_do_not_meet),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
