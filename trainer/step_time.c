@@ -24,14 +24,13 @@
 /* A transfer that the host waits for, beyond its bytes. */
 #define SYNC_SECONDS 20e-6
 
-/* Kernels of a layer, counted from model/layer.c and model/linear.c. Forward: fill, side columns and product of four
- * groups, two norms, two sums, rope, attention, SwiGLU. Backward: side columns of three inputs and four gradients, four
- * products, fourteen gradients of adapters, four fills, norms twice, SwiGLU twice, rope, attention in three parts. */
+/* Launches beside those of groups (group_launches), as model/layer.c and model/head.c make them. */
 enum {
-    FORWARD_LAUNCHES = 20,
-    BACKWARD_LAUNCHES = 40,
-    RECOMPUTE_LAUNCHES = 13,
-    CHUNK_LAUNCHES = 8,
+    FORWARD_LAUNCHES = 6,     /* norm, rope, attention, sum and norm, SwiGLU, sum */
+    BACKWARD_LAUNCHES = 7,    /* SwiGLU, norm, attention in three, rope, norm */
+    RECOMPUTE_LAUNCHES = 3,   /* norm, rope, sum and norm */
+    CHUNK_LAUNCHES = 7,       /* gather, norm, product, loss, product, norm, scatter */
+    MICRO_BATCH_LAUNCHES = 2, /* embedding, the gradient of hidden states zeroed */
     UPDATE_LAUNCHES = 8
 };
 
@@ -40,7 +39,10 @@ enum { GROUPS = 4, SIDE_TILE = 64, CUTS_MAX = 8, CUT_MIN = 512 };
 typedef struct Group {
     int64_t rows, cols;  /* O, K */
     int64_t ranks, side; /* sum of ranks; padded */
-    bool recomputed;     /* by a layer that is not kept: the down projection's output is never needed again */
+    int adapters;
+    bool bias;
+    bool recomputed; /* by a layer that is not kept: the down projection's output is never needed again */
+    bool side_kept;  /* the input stays with its side columns: attention's output */
 } Group;
 
 const char *step_term_name(StepTerm t)
@@ -123,10 +125,17 @@ static void layer_groups(const StepShape *s, int layer, Group groups[GROUPS])
         {PROJ_DOWN, PROJ_DOWN}
     };
     for (int g = 0; g < GROUPS; g++) {
-        groups[g] = (Group){.cols = projection_cols(s->spec, spans[g].first), .recomputed = g != GROUPS - 1};
+        groups[g] = (Group){
+            .cols = projection_cols(s->spec, spans[g].first),
+            .bias = spans[g].first < PROJ_GATE ? s->spec->attention_bias : s->spec->mlp_bias,
+            .recomputed = spans[g].first != PROJ_DOWN,
+            .side_kept = spans[g].first == PROJ_O,
+        };
         for (int p = (int)spans[g].first; p <= (int)spans[g].last; p++) {
+            const int rank = s->ranks[layer * PROJ_COUNT + p];
             groups[g].rows += projection_rows(s->spec, (Projection)p);
-            groups[g].ranks += s->ranks[layer * PROJ_COUNT + p];
+            groups[g].ranks += rank;
+            groups[g].adapters += rank > 0;
         }
         groups[g].side = round_up(groups[g].ranks, SIDE_TILE);
     }
@@ -148,10 +157,12 @@ static double decode_seconds(const DeviceCard *c, const StepShape *s, const Grou
     return stream_seconds(c, weights * s->read_bytes_a_weight + written / speed);
 }
 
-/* How often a layer's group is decoded in a micro-batch. */
+/* How often a layer's group is decoded in a micro-batch. In the last layer backward begins with what is still there. */
 static int decodes(const StepShape *s, const Group *g, int layer)
 {
-    if (s->layer_weights) return layer == s->spec->layers - 1 ? 1 : 2;
+    const bool last = layer == s->spec->layers - 1;
+    if (s->layer_weights) return last ? 1 : 2;
+    if (last && !g->recomputed) return 1;
     return recomputes(s, layer) && g->recomputed ? 3 : 2;
 }
 
@@ -178,15 +189,15 @@ static double adapter_seconds(const DeviceCard *c, const StepShape *s, const Gro
     return seconds;
 }
 
-/* Bytes of one token in one layer; with the widths of Llama-3.1-8B 155,648 forward and 307,200 backward. */
+/* Bytes of one token in one layer. Forward: a norm 2 C, sum and norm 4 C, a sum 3 C. Backward: two norms of 5 C. */
 static double elementwise_bytes(const StepShape *s, bool again)
 {
     const ModelSpec *m = s->spec;
     const double c = (double)m->hidden, f = (double)m->ffn, q = (double)m->heads * m->head_dim;
     const double rope = 2.0 * (m->heads + m->kv_heads) * m->head_dim;
-    const double forward = 6 * c + rope + 3 * f;
-    const double backward = 6 * f + 8 * c + rope + 2 * q + 4 * c;
-    const double restored = 4 * c + rope + 3 * c;
+    const double forward = 9 * c + rope + 3 * f;
+    const double backward = 10 * c + rope + 2 * q + 6 * f;
+    const double restored = 6 * c + rope;
     return (forward + backward + (again ? restored : 0)) * s->element_bytes;
 }
 
@@ -217,11 +228,32 @@ static double head_seconds(const DeviceCard *c, const StepShape *s)
     return chunks * products + stream_seconds(c, trained * logits);
 }
 
-static double launches(const StepShape *s)
+/* Products and kernels of a group in one micro-batch, as model/linear.c makes them; with dropout each adapter has a masked
+ * copy of x and products of its own. `gradient`: of the input. */
+static int group_launches(const StepShape *s, const Group *g, bool gradient, bool again)
 {
-    double count = CHUNK_LAUNCHES * head_chunks(s);
-    for (int i = 0; i < s->spec->layers; i++)
-        count += FORWARD_LAUNCHES + BACKWARD_LAUNCHES + (recomputes(s, i) ? RECOMPUTE_LAUNCHES : 0);
+    const int n = g->adapters, any = n > 0;
+    const int side = s->dropout && any ? 1 + 2 * n : any, output = 1 + g->bias + side;
+    const int of_adapters = any + n + (s->dropout ? 2 * n : any); /* dy (s B), dB, dA */
+    const int of_input = gradient ? 1 + (s->dropout ? 3 * n : 0) : 0;
+    return output * (again && g->recomputed ? 2 : 1) + of_adapters + of_input + (g->side_kept ? 0 : side);
+}
+
+double step_launches(const StepShape *s)
+{
+    double count = MICRO_BATCH_LAUNCHES + CHUNK_LAUNCHES * head_chunks(s);
+    for (int i = 0; i < s->spec->layers; i++) {
+        const bool again = recomputes(s, i);
+        Group groups[GROUPS];
+        layer_groups(s, i, groups);
+        count += FORWARD_LAUNCHES + BACKWARD_LAUNCHES + (again ? RECOMPUTE_LAUNCHES : 0);
+        if (i == 0 && groups[0].adapters == 0) count--; /* nobody needs its normed input again */
+        if (s->layer_weights) count += decodes(s, &groups[0], i); /* all groups at once */
+        for (int g = 0; g < GROUPS; g++) {
+            count += group_launches(s, &groups[g], i > 0 || g > 0, again);
+            if (!s->layer_weights) count += decodes(s, &groups[g], i);
+        }
+    }
     return count;
 }
 
@@ -257,7 +289,7 @@ static void micro_batch(StepTime *t, const DeviceCard *c, const StepShape *s)
     t->seconds[STEP_HEAD] = head_seconds(c, s);
     if (s->host_embeddings) t->seconds[STEP_COPIES] += row * s->tokens / c->link;
     device += t->seconds[STEP_HEAD] + t->seconds[STEP_COPIES];
-    const double count = launches(s), gaps = count * GAP_SECONDS;
+    const double count = step_launches(s), gaps = count * GAP_SECONDS;
     t->seconds[STEP_LAUNCHES] = gaps + longer(0, count * c->launch - device - gaps);
 }
 

@@ -14,7 +14,7 @@
  *                short rows as s / (s + 410), backward s / (s + 350): fitted to FlashAttention-2's published curve on
  *                H100 within 6 %; heads of 64 and less reach 80 % of it
  *   elementwise  bytes of fused kernels at 85 % of the copy bandwidth, for each token and layer and times E: forward
- *                6 C for norms and residuals, 2 (H + G) D for rope, 3 F for SwiGLU; backward 12 C, 2 (H + G) D, 2 H D, 6 F
+ *                9 C for norms and residuals, 2 (H + G) D for rope, 3 F for SwiGLU; backward 10 C, 2 (H + G) D, 2 H D, 6 F
  *   lora         spare rows and columns of the products, and x A^T, dy B, dA, dB, which read x and dy twice each; with
  *                dropout the masked copies of every module
  *   head         4 V C t, the table read once a chunk of rows and direction, logits in f32 written once and read twice,
@@ -79,6 +79,10 @@ typedef struct StepTime {
 } StepTime;
 
 StepTime step_time(const DeviceCard *card, const StepShape *shape);
+
+/* Kernels and products of one micro-batch, forward and backward, where ranks times widths are whole blocks of 256
+ * (base/param.h; else dA is a product a module) and without NEFTune. */
+double step_launches(const StepShape *shape);
 
 static inline double step_tokens_per_second(const StepTime *t)
 {
