@@ -301,6 +301,16 @@ static void scratch_memory_lies_apart(void **state)
     kernel_close(be);
 }
 
+/* Nobody has waited for the copy of the array: it still reads pinned memory that closing gives back. */
+static void closing_waits_for_what_is_queued(void **state)
+{
+    (void)state;
+    const float array[8] = {1};
+    Backend *be = kernel_backend(1, false);
+    (void)cuda_stage(be, array, sizeof array);
+    kernel_close(be);
+}
+
 static void downloads_after_a_fault_are_zeros(void **state)
 {
     (void)state;
@@ -366,6 +376,7 @@ int main(void)
         cmocka_unit_test(staged_arrays_stay_until_kernels_have_read_them),
         cmocka_unit_test(staged_arrays_are_told_apart_by_every_byte),
         cmocka_unit_test(scratch_memory_lies_apart),
+        cmocka_unit_test(closing_waits_for_what_is_queued),
         cmocka_unit_test(downloads_after_a_fault_are_zeros),
         cmocka_unit_test(wide_matrices_arrive_whole),
 #endif
