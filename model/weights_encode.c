@@ -35,6 +35,7 @@ int64_t weights_encode_rows(const Model *m, const QuantMatrix *q)
     if (backend_kind(m->be) == BACKEND_CPU) return 0; /* its memory is the host's */
     const int64_t block = q->options.block, unit = block / common_divisor(q->cols, block);
     int64_t room = tensor_count(&m->head.logits) - room_before(q);
+    if (room < 0) return 0; /* not even the absmax has room: few tokens, a wide matrix */
     if (room > CHUNK_ELEMENTS) room = CHUNK_ELEMENTS;
     return room / (unit * q->cols) * unit;
 }
