@@ -30,8 +30,9 @@ HOST_SITES = re.compile(r"\b(backend_transfer_wait" + CALL)
 ORDERS = [("in-order", "eager"), ("in-order", "deferred:1"), ("reverse", "oldest"), ("random:3", "deferred:3"),
           ("priority:1", "deferred:4"), ("priority:2", "deferred:5"), ("priority:3", "youngest")]
 
-# Whole runs: in one order only.
-LONG = ("cuda_cuda_test_training", "cuda_cuda_test_offload", "cuda_cuda_test_fp16", "cuda_cuda_test_faults")
+# Large products and whole runs: last, in one order only.
+LONG = ("cuda_backend_test_matmul", "cuda_cuda_test_training", "cuda_cuda_test_offload", "cuda_cuda_test_fp16",
+        "cuda_cuda_test_faults")
 
 
 class Site:
@@ -91,13 +92,13 @@ def program_names(build):
 
 
 def distance(name, site):
-    """0: a test of the same file, 1: of the same folder, 2: another."""
+    """0: a test of the same file, 1: of the same folder, 2: another. What a header holds is everybody's."""
     parts = name.split("_test_")
     short, where = parts[1], parts[0].split("_", 1)[1]
     folder, stem = site.path.split("/")[0], pathlib.PurePath(site.path).stem
     if where == folder and (stem.startswith(short) or short.startswith(stem)):
         return 0
-    return 1 if where == folder else 2
+    return 1 if where == folder or site.path.endswith(".cuh") else 2
 
 
 def trials(names, site):
