@@ -25,8 +25,23 @@ static bool options_check(const LoraOptions *o, Err *err)
         return FAIL(err, ERR_CONFIG, "loraplus_lr_ratio = %g is below 1", o->loraplus_lr_ratio);
     if (is_regex(o) && o->layers)
         return FAIL(err, ERR_CONFIG,
-                    "layers_to_transform cannot be combined with a regular expression in lora_target_modules; write "
+                    "lora_layers (layers_to_transform) cannot be combined with a regular expression in "
+                    "lora_target_modules; write "
                     "the layers into the expression");
+    return true;
+}
+
+static bool layers_check(const LoraOptions *o, const LoraModule *modules, int count, Err *err)
+{
+    int last = 0;
+    for (int i = 0; i < count; i++)
+        last = modules[i].layer > last ? modules[i].layer : last;
+    for (int i = 0; i < o->layer_count && o->layers; i++) {
+        if (o->layers[i] > last)
+            return FAIL(err, ERR_CONFIG,
+                        "lora_layers (layers_to_transform): there is no layer %d; this model has layers 0 to %d",
+                        o->layers[i], last);
+    }
     return true;
 }
 
@@ -112,9 +127,9 @@ static bool check_hits(const LoraOptions *o, const int *hits, int adapters, Err 
             text_printable(shown, sizeof shown, o->target_regex, strlen(o->target_regex)));
     }
     if (adapters == 0)
-        return FAIL(
-            err, ERR_CONFIG,
-            "lora_target_modules (with lora_exclude_modules and layers_to_transform) leaves no module to train");
+        return FAIL(err, ERR_CONFIG,
+                    "lora_target_modules (with lora_exclude_modules and lora_layers, layers_to_transform) leaves no "
+                    "module to train");
     return true;
 }
 
@@ -122,7 +137,7 @@ bool lora_create(Lora *out, const LoraModule *modules, int count, const LoraOpti
 {
     Lora l = {.options = *options, .module_count = count};
     int *hits = NULL;
-    TRY(options_check(options, err));
+    TRY(options_check(options, err) && layers_check(options, modules, count, err));
     TRY(l.adapters = mem_alloc((size_t)count, sizeof *l.adapters, err));
     TRY(l.of_module = mem_alloc((size_t)count, sizeof *l.of_module, err));
     TRY(l.table.items = mem_alloc(2 * (size_t)count, sizeof *l.table.items, err));

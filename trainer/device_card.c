@@ -91,6 +91,13 @@ DeviceCard device_card_at(int i)
 
 /* ---- names ---- */
 
+/* At most half of a word is a slip. */
+static int slips(const char *word, int most)
+{
+    const int half = (int)strlen(word) / 2;
+    return (half < most ? half : most) + 1;
+}
+
 static void closer(const char **nearest, int *best, const char *name, const char *word)
 {
     const int d = text_distance(word, name, *best - 1);
@@ -102,7 +109,7 @@ static void closer(const char **nearest, int *best, const char *name, const char
 static bool find_card(DeviceCard *out, const char *word, Err *err)
 {
     const char *name = word, *nearest = NULL;
-    int best = 3;
+    int best = slips(word, 2);
     for (size_t i = 0; i < ARRAY_COUNT(aliases); i++) {
         if (strcasecmp(word, aliases[i].other) == 0) name = aliases[i].name;
         closer(&nearest, &best, aliases[i].other, word);
@@ -119,8 +126,12 @@ static bool find_card(DeviceCard *out, const char *word, Err *err)
         return true;
     }
     closer(&nearest, &best, by_hand.name, word);
+    if (strcasecmp(word, "all") == 0) return FAIL(err, ERR_ARG, "--device: all lists every card and takes no figures");
     char shown[2 * WORD_MAX];
     text_printable(shown, sizeof shown, word, strlen(word));
+    if (strchr(word, '='))
+        return FAIL(err, ERR_ARG, "--device: \"%s\" is a figure; a card comes first, such as h100,%s or custom,%s",
+                    shown, shown, shown);
     if (nearest) return FAIL(err, ERR_ARG, "--device: no figures for \"%s\"; did you mean \"%s\"?", shown, nearest);
     return FAIL(err, ERR_ARG,
                 "--device: no figures for \"%s\"; there are h100, h200, b200, a100, 4090, 3090, l4, t4 and custom "
@@ -131,7 +142,7 @@ static bool find_card(DeviceCard *out, const char *word, Err *err)
 static int find_key(const char *word, Err *err)
 {
     const char *nearest = NULL;
-    int best = 4;
+    int best = slips(word, 3);
     for (size_t i = 0; i < ARRAY_COUNT(keys); i++) {
         if (strcmp(word, keys[i].name) == 0) return (int)i;
         closer(&nearest, &best, keys[i].name, word);
@@ -164,6 +175,9 @@ static bool set_number(DeviceCard *card, int key, const char *value, Err *err)
     char *to = (char *)card + keys[key].at;
     const double scaled = x * keys[key].unit;
     const int whole = (int)lround(scaled);
+    if (keys[key].kind == KEY_WHOLE && x != whole) return bad_value(keys[key].name, value, "is no whole number", err);
+    if (keys[key].kind == KEY_CAPABILITY && fabs(scaled - whole) > 1e-6)
+        return bad_value(keys[key].name, value, "is no compute capability, such as 8.9", err);
     if (keys[key].kind == KEY_RATE)
         memcpy(to, &scaled, sizeof scaled);
     else
@@ -181,13 +195,15 @@ static bool set_size(DeviceCard *card, int key, const char *value, Err *err)
     return true;
 }
 
-static bool set_word(DeviceCard *card, char *word, Err *err)
+static bool set_word(DeviceCard *card, char *word, unsigned *seen, Err *err)
 {
     char *value = strchr(word, '=');
     if (!value) return FAIL(err, ERR_ARG, "--device: \"%s\" is not KEY=VALUE", word);
     *value++ = 0;
     const int key = find_key(word, err);
     if (key < 0) return false;
+    if (*seen & 1u << key) return FAIL(err, ERR_ARG, "--device: %s stands twice", keys[key].name);
+    *seen |= 1u << key;
     card->changed = true;
     return keys[key].kind == KEY_SIZE ? set_size(card, key, value, err) : set_number(card, key, value, err);
 }
@@ -209,6 +225,7 @@ bool device_card_parse(DeviceCard *out, const char *text, Err *err)
 {
     DeviceCard card;
     char word[WORD_MAX];
+    unsigned seen = 0; /* keys */
     for (bool first = true; text; first = false) {
         const size_t length = strcspn(text, ",");
         if (length == 0 || length >= sizeof word) {
@@ -216,7 +233,7 @@ bool device_card_parse(DeviceCard *out, const char *text, Err *err)
         }
         memcpy(word, text, length);
         word[length] = 0;
-        if (!(first ? find_card(&card, word, err) : set_word(&card, word, err))) return false;
+        if (!(first ? find_card(&card, word, err) : set_word(&card, word, &seen, err))) return false;
         text = text[length] ? text + length + 1 : NULL;
     }
     if (!complete(&card, err)) return false;

@@ -7,6 +7,7 @@
 #include "trainer/plan_device.h"
 #include "trainer/process.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
@@ -57,6 +58,12 @@ static bool shape(Plan *p, const Session *s, const Prompts *prompts, Err *err)
 {
     const Settings *o = &s->settings;
     if (!s->train) p->max_tokens = o->micro_rows * CONFIG_GET(s->config, sequence_len);
+    if (p->max_tokens > INT32_MAX) {
+        return FAIL(err, ERR_CONFIG,
+                    "micro_batch_size: %" PRId64 " rows of sequence_len %" PRId64 " are more than %d tokens, the most "
+                    "of a micro-batch; lower one of them",
+                    o->micro_rows, CONFIG_GET(s->config, sequence_len), INT32_MAX);
+    }
     if (s->train && !longest_batch(&p->max_tokens, s->train, p->total_rows, o->micro_rows, err)) return false;
     if (s->validation && !longest_batch(&p->max_tokens, s->validation, p->evaluation_rows, o->micro_rows, err)) {
         return false;
@@ -158,12 +165,22 @@ static uint64_t budget(const Session *s, const Plan *p)
     return p->process + host_memory_available("") / 10 * 9; /* the rest of the machine lives too */
 }
 
+double plan_gb_up(uint64_t bytes)
+{
+    return ceil((double)bytes / 1e7) / 100;
+}
+
+double plan_gb_down(uint64_t bytes)
+{
+    return floor((double)bytes / 1e7) / 100;
+}
+
 static bool refuse(const Plan *p, uint64_t limit, Err *err)
 {
     return FAIL(err, ERR_MEMORY,
                 "the run needs %.2f GB of memory and may use %.2f GB; lower sequence_len or micro_batch_size, set "
                 "gradient_checkpointing: true, or raise memory_budget",
-                (double)p->peak_memory_bytes / 1e9, (double)limit / 1e9);
+                plan_gb_up(p->peak_memory_bytes), plan_gb_down(limit));
 }
 
 /* The most kept layers that fit, by bisection: more layers never take less. */

@@ -51,6 +51,10 @@ bool plan_check_quantized(const Plan *p, const Session *s, Err *err) MUST_USE;
 /* Needs the model and optimizer of the plan in the session. Without data a micro-batch is full rows of sequence_len,
  * every token trained. */
 bool plan_time(StepTime *out, const Plan *p, const Session *s, const DeviceCard *card, Err *err) MUST_USE;
+/* GB with two decimals, so that a need above a limit never reads like one that meets it. */
+double plan_gb_up(uint64_t bytes);
+double plan_gb_down(uint64_t bytes);
+
 /* Host memory that streaming the weights takes beside the largest tensor's place. */
 uint64_t plan_loading_bytes(const ModelSpec *spec);
 

@@ -335,12 +335,12 @@ static bool refuse(const DevicePlan *p, uint64_t limit, const char *whose, Err *
             err, ERR_MEMORY,
             "the weights and what every step needs beside them take %.2f GB of device memory and %s %.2f GB; no "
             "shorter row helps: use a smaller model or a card with more memory",
-            (double)fixed / 1e9, whose, (double)limit / 1e9);
+            plan_gb_up(fixed), whose, plan_gb_down(limit));
     }
     const bool all = p->offloaded_layers == p->counts.layers; /* nothing more to give up */
     return FAIL(err, ERR_MEMORY,
                 "the run needs %.2f GB of device memory and %s %.2f GB; lower sequence_len or micro_batch_size%s",
-                (double)p->memory.peak / 1e9, whose, (double)limit / 1e9,
+                plan_gb_up(p->memory.peak), whose, plan_gb_down(limit),
                 all ? "" : ", or set gradient_checkpointing: offload");
 }
 
@@ -350,8 +350,8 @@ static bool refuse_host(const DevicePlan *p, Err *err)
                 "the run needs %.2f GB of host memory, %.2f GB of it for what %d layers offload and %.2f GB for "
                 "embeddings, and may use %.2f GB; lower sequence_len or micro_batch_size, raise memory_budget, or set "
                 "gradient_checkpointing: true and host_embeddings: false",
-                (double)p->host_peak / 1e9, (double)p->host[HOST_OFFLOADED] / 1e9, p->offloaded_layers,
-                (double)p->host[HOST_EMBEDDINGS] / 1e9, (double)p->host_budget / 1e9);
+                plan_gb_up(p->host_peak), (double)p->host[HOST_OFFLOADED] / 1e9, p->offloaded_layers,
+                (double)p->host[HOST_EMBEDDINGS] / 1e9, plan_gb_down(p->host_budget));
 }
 
 static bool keep_to_budget(const DevicePlan *p, const Session *s, Err *err)

@@ -6,6 +6,7 @@
 #include "trainer/device.h"
 #include "trainer/process.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 static ModelArenas empty_arenas(void)
@@ -116,7 +117,7 @@ static bool open_sources(Dataset **out, const Session *s, const ConfigDatasets *
     return ok;
 }
 
-bool session_open_data(Session *s, bool training, Err *err)
+static bool open_data(Session *s, bool training, Err *err)
 {
     const ConfigDatasets train = CONFIG_GET(s->config, datasets), test = CONFIG_GET(s->config, test_datasets);
     const double share = CONFIG_GET(s->config, val_set_size);
@@ -125,6 +126,22 @@ bool session_open_data(Session *s, bool training, Err *err)
     if (split) return dataset_split(s->train, &s->validation, share, err);
     if (!test.count) return true;
     return open_sources(&s->validation, s, &test, true, err) || err_note(err, "test_datasets");
+}
+
+static void warn_of_positions(const Session *s, const Dataset *d)
+{
+    const int64_t positions = source_spec(s->source)->max_positions;
+    if (!d || positions == 0 || dataset_stats(d)->longest <= positions) return;
+    log_warn("the longest sample has %" PRId64 " tokens, and the base model knows %" PRId64
+             " positions (max_position_embeddings); what lies beyond them it has never seen: lower sequence_len",
+             dataset_stats(d)->longest, positions);
+}
+
+bool session_open_data(Session *s, bool training, Err *err)
+{
+    if (!open_data(s, training, err)) return false;
+    warn_of_positions(s, s->train ? s->train : s->validation);
+    return true;
 }
 
 bool session_use_adapter(Session *s, const char *folder, Err *err)

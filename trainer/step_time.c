@@ -247,7 +247,7 @@ double step_launches(const StepShape *s)
         Group groups[GROUPS];
         layer_groups(s, i, groups);
         count += FORWARD_LAUNCHES + BACKWARD_LAUNCHES + (again ? RECOMPUTE_LAUNCHES : 0);
-        if (i == 0 && groups[0].adapters == 0) count--; /* nobody needs its normed input again */
+        if (i == 0 && groups[0].adapters == 0) count--;           /* nobody needs its normed input again */
         if (s->layer_weights) count += decodes(s, &groups[0], i); /* all groups at once */
         for (int g = 0; g < GROUPS; g++) {
             count += group_launches(s, &groups[g], i > 0 || g > 0, again);

@@ -141,7 +141,7 @@ static void a_target_that_matches_nothing_is_an_error(void **state)
     bad = o;
     bad.layers = no_layers;
     bad.layer_count = 1;
-    create_fails(bad, "leaves no module to train");
+    create_fails(bad, "there is no layer 9; this model has layers 0 to 2");
 }
 
 static int adapters_of(const char *folder, const char *config)

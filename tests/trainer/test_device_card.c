@@ -105,7 +105,13 @@ static void what_is_wrong_is_refused_with_the_nearest_name(void **state)
     assert_refused("h100,matmul=nan", "is not a number");
     assert_refused("h100,matmul=-1", "is not a number from");
     assert_refused("h100,processors=0", "is not a number from 1");
+    assert_refused("h100,processors=1.5", "is no whole number");
     assert_refused("h100,capability=3.5", "from 7.5");
+    assert_refused("h100,capability=8.95", "is no compute capability");
+    assert_refused("h100,link=20,memory=20GiB,link=30", "link stands twice");
+    assert_refused("all,memory=20GiB", "all lists every card");
+    assert_refused("memory=20GiB", "a card comes first, such as h100,memory=20GiB");
+    assert_refused("xy", "there are h100"); /* two letters of which none is right are no slip of l4 */
     assert_refused("custom,matmul=150,bandwidth=1000", "needs memory");
     assert_refused("custom,memory=24GiB,bandwidth=1000", "needs matmul");
     assert_refused("custom,memory=24GiB,matmul=150", "needs bandwidth");

@@ -9,6 +9,8 @@
 
 static const char *binary;
 
+enum { TINY_POSITIONS = 512 }; /* tests/support/tiny.c */
+
 static int setup_program(void **state)
 {
     binary = getenv("QLORA_BINARY");
@@ -124,6 +126,35 @@ static void a_plan_needs_no_datasets_but_training_does(void **state)
     char *log = read_text("log");
     assert_non_null(strstr(log, "datasets is missing or empty"));
     mem_free(log);
+}
+
+static void rows_beyond_all_measure_are_refused_and_long_ones_warned_of(void **state)
+{
+    (void)state;
+    write_config("llama-8b", "sequence_len: 16777216\nmicro_batch_size: 65536\n");
+    for (int device = 0; device < 2; device++) {
+        assert_int_equal(device ? RUN("plan", "config.yaml", "--device", "h100") : RUN("plan", "config.yaml"), 2);
+        char *log = read_text("log");
+        assert_non_null(strstr(log, "micro_batch_size: 65536 rows of sequence_len 16777216 are more than"));
+        mem_free(log);
+    }
+    Text row = {0};
+    Err err = {0};
+    assert_true(text_add_z(&row, "{\"input_ids\": [1", &err));
+    for (int i = 1; i < TINY_POSITIONS; i++)
+        assert_true(text_add_z(&row, ", 2", &err));
+    for (int more = 0; more < 2; more++) { /* as many tokens as positions, and one more */
+        Text all = {0};
+        assert_true(text_format(&all, &err, "%s%s]}\n", row.bytes, more ? ", 2" : ""));
+        write_text("long.jsonl", all.bytes);
+        text_free(&all);
+        write_text("config.yaml", "base_model: tiny\nsequence_len: 4096\ndatasets:\n  - path: long.jsonl\n");
+        assert_int_equal(RUN("plan", "config.yaml"), 0);
+        char *log = read_text("log");
+        assert_true((strstr(log, "positions (max_position_embeddings)") != NULL) == (more == 1));
+        mem_free(log);
+    }
+    text_free(&row);
 }
 
 static void a_plan_of_70b_takes_little_time_and_no_weights(void **state)
@@ -286,6 +317,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_line_of_json_holds_everything_by_name),
         cmocka_unit_test(a_plan_needs_no_datasets_but_training_does),
+        cmocka_unit_test(rows_beyond_all_measure_are_refused_and_long_ones_warned_of),
         cmocka_unit_test(a_plan_of_70b_takes_little_time_and_no_weights),
         cmocka_unit_test(the_text_names_what_does_not_fit_and_what_the_model_limits),
         cmocka_unit_test(wrong_cards_end_with_one_error_and_exit_2),
