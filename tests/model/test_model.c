@@ -2,6 +2,7 @@
 #include "tests/model/rig.h"
 
 #include "base/file.h"
+#include "model/decoder.h"
 
 #define TIED "golden/data/model/tied"
 #define BIAS "golden/data/model/bias"
@@ -150,27 +151,68 @@ static void two_runs_give_the_same_bits(void **state)
     rig_close(&r);
 }
 
-static void masks_and_noise_differ_by_step_and_micro_batch(void **state)
+/* Only the last segment has targets: what a loss depends on has reached it. */
+static void last_of_four_segments(RigBatch *b, int64_t vocab)
+{
+    four_segments(b, vocab);
+    b->batch.trained_tokens = 0;
+    for (int64_t i = 0; i < b->batch.tokens; i++) {
+        if (i < b->starts[3]) b->targets[i] = TARGET_NONE;
+        b->batch.trained_tokens += b->targets[i] != TARGET_NONE;
+    }
+}
+
+/* The loss of that batch: trained at a step and micro-batch of a seed, or at step -1 evaluated. */
+static double loss_at(ModelOptions o, uint64_t seed, int64_t step, int micro)
+{
+    static RigBatch b;
+    o.seed = seed;
+    Rig r = rig_open(TIED, NULL, o);
+    rig_fill_adapters(&r, 0.2f);
+    last_of_four_segments(&b, model_spec(r.model)->vocab);
+    const double loss = step < 0 ? model_evaluate(r.model, &b.batch)
+                                 : model_train(r.model, &b.batch, b.batch.trained_tokens, step, micro);
+    rig_close(&r);
+    return loss;
+}
+
+static void masks_and_noise_differ_by_seed_step_and_micro_batch(void **state)
 {
     (void)state;
-    static RigBatch all;
+    const ModelOptions plain = with_adapters(DTYPE_F32, 40);
     for (int kind = 0; kind < 2; kind++) {
-        ModelOptions o = with_adapters(DTYPE_F32, 40);
+        ModelOptions o = plain;
         if (kind == 0) o.lora.dropout = 0.3;
         if (kind == 1) o.neftune_alpha = 5;
-        Rig r = rig_open(TIED, NULL, o);
-        rig_fill_adapters(&r, 0.2f);
-        four_segments(&all, model_spec(r.model)->vocab);
-        const int64_t n = all.batch.trained_tokens;
-        const double base = model_train(r.model, &all.batch, n, 1, 0), step = model_train(r.model, &all.batch, n, 2, 0);
-        const double micro = model_train(r.model, &all.batch, n, 1, 1),
-                     again = model_train(r.model, &all.batch, n, 1, 0);
-        assert_true(base == again);
-        assert_true(base != step && base != micro && step != micro);
-        const double clean = model_evaluate(r.model, &all.batch);
-        assert_true(clean == model_evaluate(r.model, &all.batch) && clean != base);
-        rig_close(&r);
+        const double base = loss_at(o, 7, 1, 0);
+        const double others[] = {loss_at(o, 8, 1, 0), loss_at(o, 7, 2, 0), loss_at(o, 7, 1, 1), loss_at(o, 7, -1, 0)};
+        assert_true(base == loss_at(o, 7, 1, 0));
+        for (size_t i = 0; i < ARRAY_COUNT(others); i++) {
+            assert_true(others[i] != base);
+            for (size_t k = 0; k < i; k++)
+                assert_true(others[i] != others[k]);
+        }
+        assert_true(others[3] == loss_at(plain, 7, -1, 0)); /* evaluation knows neither masks nor noise */
     }
+}
+
+/* Every module has a stream of its own, and so has its next micro-batch: no mask is drawn twice in a step. */
+static void masks_of_micro_batches_do_not_meet(void **state)
+{
+    (void)state;
+    static RigBatch b;
+    ModelOptions o = with_adapters(DTYPE_F32, 40);
+    o.lora.dropout = 0.3;
+    Rig r = rig_open(TIED, NULL, o);
+    four_segments(&b, model_spec(r.model)->vocab);
+    uint32_t next = 0;
+    for (int micro = 0; micro < 3; micro++) {
+        Pass p;
+        pass_begin(r.model, &p, PASS_TRAIN, &b.batch, 1, micro);
+        assert_true(p.linear.key.stream >= next);
+        next = p.linear.key.stream + (uint32_t)r.model->module_count;
+    }
+    rig_close(&r);
 }
 
 static float *logits_of(const char *base, ModelOptions o, const RigBatch *b, int64_t *count)
@@ -500,7 +542,8 @@ int main(void)
         cmocka_unit_test(recompute_changes_no_bit),
         cmocka_unit_test(the_size_of_loss_chunks_hardly_matters),
         cmocka_unit_test(two_runs_give_the_same_bits),
-        cmocka_unit_test(masks_and_noise_differ_by_step_and_micro_batch),
+        cmocka_unit_test(masks_and_noise_differ_by_seed_step_and_micro_batch),
+        cmocka_unit_test(masks_of_micro_batches_do_not_meet),
         cmocka_unit_test(fresh_adapters_leave_the_base_alone),
         cmocka_unit_test(a_cached_token_sees_what_the_whole_sequence_sees),
         cmocka_unit_test(a_prompt_may_be_longer_than_a_micro_batch),
