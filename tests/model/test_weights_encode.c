@@ -126,6 +126,7 @@ static Rig rig_make(Backend *be, const Case *c)
     r.q.codes = watched(&r.q.codes);
     r.q.absmax = watched(&r.q.absmax);
     r.q.nested_absmax = watched(&r.q.nested_absmax);
+    r.q.offset = NAN;
     give_room(be, r.logits.data, tensor_count(&room));
     assert_int_equal(weights_encode_rows(&model, &r.q), c->chunk);
     r.host = host_make(count, blocks);
@@ -188,8 +189,8 @@ static void a_weight_that_is_not_finite_is_named(void **state)
     for (size_t i = 0; i < ARRAY_COUNT(places); i++) {
         Err err = {0}, want = {0};
         Rig r = rig_make(be, c);
-        r.values[671] = NAN;
-        r.values[places[i]] = INFINITY;
+        r.values[671] = INFINITY;
+        r.values[places[i]] = NAN;
         assert_false(encode(&r, c, &err));
         assert_false(quant_encode(&r.want, r.values, 671 + 1, &c->options, &want));
         assert_string_equal(err.text, want.text);
