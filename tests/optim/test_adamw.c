@@ -321,6 +321,24 @@ static void the_variance_clamp_bounds_what_is_used_and_what_is_stored(void **sta
     }
 }
 
+/* Of two elements one has a variance of exactly the upper and one of exactly the lower bound; the others have none. */
+static void a_variance_at_its_bound_is_not_counted(void **state)
+{
+    (void)state;
+    AdamwOptions options = rig_options(false);
+    options.beta2 = 0;
+    options.variance_min = 0.0625;
+    options.variance_max = 0.25;
+    Rig r;
+    create(&r, &options, 2);
+    rig_set(&r, &r.grads, 0, 0, 0.5f);
+    rig_set(&r, &r.grads, 0, 1, 0.25f);
+    const AdamwReport report = adamw_step(r.opt, &r.weights, &r.grads, 1e-3);
+    assert_int_equal(report.variance_capped, 0);
+    assert_int_equal(report.variance_floored, r.table.trainable - 2);
+    rig_free(&r);
+}
+
 static double update_rms(Rig *r, int p, const float *before, double rate)
 {
     double sum = 0.0;
@@ -474,6 +492,7 @@ int main(void)
         cmocka_unit_test(a_spike_is_clipped_to_the_percentile_of_recent_norms),
         cmocka_unit_test(the_percentile_is_taken_over_the_last_hundred_norms),
         cmocka_unit_test(the_variance_clamp_bounds_what_is_used_and_what_is_stored),
+        cmocka_unit_test(a_variance_at_its_bound_is_not_counted),
         cmocka_unit_test(the_rms_clamp_holds_every_parameter_to_its_cap),
         cmocka_unit_test(decay_and_the_scale_of_a_parameter_act_on_it_alone),
         cmocka_unit_test(any_number_of_threads_gives_the_same_bits),

@@ -183,6 +183,15 @@ static void padding_has_no_part_in_the_scale_of_a_block(void **state)
     update_both(&options, (const int64_t[2]){17, 241}, returning);
 }
 
+/* More pieces than a grid has blocks: some take a second one, of norms as of updates. */
+static void many_pieces_are_those_of_one_thread(void **state)
+{
+    AdamwOptions options = rig_all_clamps(true);
+    (void)state;
+    options.update_clip_rms = 0;
+    update_both(&options, (const int64_t[2]){35, PIECE_BLOCKS * STATE_BLOCK}, rig_gradient);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -190,6 +199,7 @@ int main(void)
         cmocka_unit_test(every_step_has_the_code_of_one_thread),
         cmocka_unit_test(subnormal_moments_are_those_of_one_thread),
         cmocka_unit_test(padding_has_no_part_in_the_scale_of_a_block),
+        cmocka_unit_test(many_pieces_are_those_of_one_thread),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
