@@ -1,4 +1,5 @@
 /* The token that is picked, against an independent sort in f64, and its chances over many draws. */
+#include "model/ops.h"
 #include "model/sample.h"
 #include "model/sample_weight.h"
 
@@ -49,26 +50,36 @@ static int by_id(const void *a, const void *b)
     return (x->id > y->id) - (x->id < y->id);
 }
 
-/* By sorting: the likeliest whose weights reach top_p of all, back in the order of tokens, and the one at the draw. */
-static int32_t expected(const Tensor *logits, int64_t r, const Sampling *how)
+static Token tokens[COLS_MAX];
+
+/* By sorting: the likeliest whose weights reach top_p of all, back in the order of tokens; how many, and their sum. */
+static int64_t keep_by_sort(const Tensor *logits, int64_t r, const SampleRow *row, uint64_t *sum)
 {
-    static Token tokens[COLS_MAX];
     const int64_t n = tensor_cols(logits);
     double largest = -INFINITY;
     for (int64_t i = 0; i < n; i++)
         largest = fmax(largest, kernel_get(logits, r, i));
-    uint64_t all = 0, sum = 0;
-    const SampleRow row = sample_row(how);
+    uint64_t all = 0;
     for (int64_t i = 0; i < n; i++) {
-        tokens[i] = (Token){sample_weight((float)kernel_get(logits, r, i), (float)largest, row.factor), (int32_t)i};
+        tokens[i] = (Token){sample_weight((float)kernel_get(logits, r, i), (float)largest, row->factor), (int32_t)i};
         all += tokens[i].weight;
     }
     qsort(tokens, (size_t)n, sizeof *tokens, by_weight);
     int64_t kept = 0;
-    while (kept < n && (kept == 0 || (double)sum < how->top_p * (double)all))
-        sum += tokens[kept++].weight;
+    *sum = 0;
+    while (kept < n && (kept == 0 || (double)*sum < row->top_p * (double)all))
+        *sum += tokens[kept++].weight;
     qsort(tokens, (size_t)kept, sizeof *tokens, by_id);
-    uint64_t place = (uint64_t)(row.draw * (double)sum), past = 0;
+    return kept;
+}
+
+/* The one of them at the draw. */
+static int32_t expected(const Tensor *logits, int64_t r, const Sampling *how)
+{
+    uint64_t sum, past = 0;
+    const SampleRow row = sample_row(how);
+    const int64_t kept = keep_by_sort(logits, r, &row, &sum);
+    const uint64_t place = (uint64_t)(row.draw * (double)sum);
     for (int64_t i = 0; i < kept; i++) {
         past += tokens[i].weight;
         if (place < past) return tokens[i].id;
@@ -149,6 +160,11 @@ static void greedy_takes_the_first_of_the_largest(void **state)
         for (int64_t i = 0; i < n; i += n / 7 + 1) {
             kernel_put(&logits, 0, i, 50.0);
             kernel_put(&logits, 0, n - 1, 50.0);
+            assert_int_equal(pick_one(be, &logits, 0, sampling(0, 1, 1)), i);
+            kernel_put(&logits, 0, i, -5.0);
+        }
+        for (int64_t i = n < 1024 ? -1 : 1023; i >= 0; i -= 32) { /* of each warp of a block once */
+            kernel_put(&logits, 0, i, 60.0);
             assert_int_equal(pick_one(be, &logits, 0, sampling(0, 1, 1)), i);
             kernel_put(&logits, 0, i, -5.0);
         }
@@ -235,6 +251,59 @@ static void tokens_come_as_often_as_they_weigh(void **state)
     kernel_close(be);
 }
 
+#if QLORA_TEST_CUDA
+enum { RUNS_WIDTH = 2300, ROWS_MAX = 16 }; /* a thread's run of neighbours has three tokens */
+
+/* A few tokens that weigh something: two to the power of the logit, from 1 for -32 on. */
+static const struct Few {
+    double top_p;
+    struct {
+        int id, logit;
+    } tokens[10];
+} few[] = {
+  /* of six ties three are kept; the third is the first of its run, between others that weigh more */
+    {10.7 / 14,                     {{0, -1}, {1, 0}, {2, -1}, {3, -1}, {4, -1}, {5, 0}, {300, -1}, {301, 0}, {302, -1}, {2299, 0}}},
+ /* of five tokens of the least weight three are kept */
+    {(0x1p32 + 2.5) / (0x1p32 + 5), {{5, -32}, {699, -32}, {700, 0}, {701, -32}, {702, -32}, {2000, -32}}                          },
+    {1,                             {{0, 0}, {1, -32}, {1500, -32}}                                                                },
+};
+
+/* A draw at the first place of every token that is kept, and one at its last. */
+static void every_place_yields_its_token(void **state)
+{
+    (void)state;
+    Backend *be = kernel_backend(2, false);
+    for (size_t k = 0; k < ARRAY_COUNT(few); k++) {
+        const Tensor logits = kernel_matrix(DTYPE_F32, ROWS_MAX, RUNS_WIDTH, RUNS_WIDTH),
+                     ids = kernel_matrix(DTYPE_I32, 1, ROWS_MAX, ROWS_MAX);
+        SampleRow how[ROWS_MAX];
+        for (int64_t r = 0; r < ROWS_MAX; r++) {
+            for (int64_t i = 0; i < RUNS_WIDTH; i++)
+                kernel_put(&logits, r, i, -100.0);
+            for (size_t i = 0; i < ARRAY_COUNT(few[k].tokens) && (i == 0 || few[k].tokens[i].id > 0); i++)
+                kernel_put(&logits, r, few[k].tokens[i].id, few[k].tokens[i].logit);
+            how[r] = (SampleRow){.factor = 1.0f, .top_p = few[k].top_p};
+        }
+        uint64_t sum, past = 0;
+        const int64_t kept = keep_by_sort(&logits, 0, &how[0], &sum);
+        assert_in_range(kept, 1, ROWS_MAX / 2);
+        for (int64_t i = 0; i < kept; past += tokens[i++].weight) {
+            how[2 * i].draw = ((double)past + 0.5) / (double)sum;
+            how[2 * i + 1].draw = ((double)(past + tokens[i].weight) - 0.5) / (double)sum;
+        }
+        const Tensor rows = tensor_slice_rows(&logits, 0, 2 * kept);
+        sample_ops_cuda.rows(be, &ids, &rows, how);
+        kernel_settle();
+        for (int64_t i = 0; i < 2 * kept; i++)
+            assert_int_equal(((const int32_t *)ids.data)[i], tokens[i / 2].id);
+        kernel_check_guards(&ids);
+        kernel_free(&ids);
+        kernel_free(&logits);
+    }
+    kernel_close(be);
+}
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -244,6 +313,9 @@ int main(void)
         cmocka_unit_test(negative_zeros_and_numbers_below_zero_are_compared_as_numbers),
         cmocka_unit_test(weights_are_the_exponential),
         cmocka_unit_test(tokens_come_as_often_as_they_weigh),
+#if QLORA_TEST_CUDA
+        cmocka_unit_test(every_place_yields_its_token),
+#endif
     };
     return cmocka_run_group_tests_name("sample", tests, NULL, NULL);
 }
