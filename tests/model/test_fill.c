@@ -9,24 +9,27 @@ typedef struct Case {
     int64_t side, spare;
     int64_t gap;         /* side columns before the first adapter */
     int64_t plain_spare; /* columns between rows of the third matrix */
+    int moved;           /* adapters that start off a multiple of 16 bytes: 1 A, 2 B */
 } Case;
 
 static const Case cases[] = {
-    {64,  {96, 32, 32},  {8, 8, 8},  32, 0,  0, 0},
-    {64,  {96, 32, 32},  {8, 0, 16}, 32, 32, 0, 0},
-    {128, {40, 0, 0},    {16, 0, 0}, 16, 0,  0, 0},
-    {128, {40, 8, 0},    {0, 3, 0},  16, 16, 0, 0},
-    {64,  {24, 24, 0},   {0, 0, 0},  0,  0,  0, 0},
-    {30,  {20, 11, 5},   {3, 1, 2},  16, 1,  0, 0}, /* nothing is aligned */
-    {72,  {9, 3, 0},     {5, 5, 0},  10, 6,  0, 0},
-    {64,  {40, 24, 0},   {2, 8, 0},  16, 0,  0, 0}, /* packs of four of a strip that end outside of an adapter */
-    {64,  {1, 0, 0},     {3, 0, 0},  16, 0,  0, 0},
-    {64,  {24, 24, 0},   {4, 4, 0},  16, 0,  2, 0},
-    {520, {9, 519, 17},  {4, 0, 8},  48, 0,  0, 0}, /* more spans than warps run at once; several of plain weights */
-    {128, {400, 100, 0}, {8, 8, 0},  16, 0,  0, 0}, /* several rounds of a grid */
-    {31,  {300, 0, 0},   {3, 0, 0},  3,  1,  0, 0},
-    {64,  {24, 8, 0},    {8, 0, 0},  8,  1,  0, 0}, /* rows of the buffer start anywhere */
-    {64,  {16, 8, 9},    {0, 0, 0},  0,  0,  0, 3}, /* rows of the third matrix do */
+    {64,  {96, 32, 32},  {8, 8, 8},  32, 0,  0, 0, 0},
+    {64,  {96, 32, 32},  {8, 0, 16}, 32, 32, 0, 0, 0},
+    {128, {40, 0, 0},    {16, 0, 0}, 16, 0,  0, 0, 0},
+    {128, {40, 8, 0},    {0, 3, 0},  16, 16, 0, 0, 0},
+    {64,  {24, 24, 0},   {0, 0, 0},  0,  0,  0, 0, 0},
+    {30,  {20, 11, 5},   {3, 1, 2},  16, 1,  0, 0, 0}, /* nothing is aligned */
+    {72,  {9, 3, 0},     {5, 5, 0},  10, 6,  0, 0, 0},
+    {64,  {40, 24, 0},   {2, 8, 0},  16, 0,  0, 0, 0}, /* packs of four of a strip that end outside of an adapter */
+    {64,  {1, 0, 0},     {3, 0, 0},  16, 0,  0, 0, 0},
+    {64,  {24, 24, 0},   {4, 4, 0},  16, 0,  2, 0, 0},
+    {520, {9, 519, 17},  {4, 0, 8},  48, 0,  0, 0, 0}, /* more spans than warps run at once; several of plain weights */
+    {128, {400, 100, 0}, {8, 8, 0},  16, 0,  0, 0, 0}, /* several rounds of a grid */
+    {31,  {300, 0, 0},   {3, 0, 0},  3,  1,  0, 0, 0},
+    {64,  {24, 8, 0},    {8, 0, 0},  8,  1,  0, 0, 0}, /* rows of the buffer start anywhere */
+    {64,  {16, 8, 9},    {0, 0, 0},  0,  0,  0, 3, 0}, /* rows of the third matrix do */
+    {64,  {24, 8, 0},    {8, 4, 0},  16, 0,  0, 0, 1},
+    {64,  {24, 8, 0},    {8, 4, 0},  16, 0,  0, 0, 2},
 };
 
 /* Matrices 0 and 1 in 4 bits of different kinds, matrix 2 in the compute type. */
@@ -40,6 +43,19 @@ typedef struct Rig {
     QuantMatrix quant[2];
     Tensor whole; /* the buffer's storage */
 } Rig;
+
+static Tensor adapter_make(int64_t rows, int64_t cols, uint64_t seed, int moved)
+{
+    const int64_t n = rows * cols + moved;
+    const Tensor whole = kernel_random(DTYPE_F32, 1, n, n, seed, 1.0f);
+    return tensor_matrix((float *)whole.data + moved, DTYPE_F32, rows, cols);
+}
+
+static void adapter_free(Tensor t, int moved)
+{
+    t.data = (float *)t.data - moved;
+    kernel_free(&t);
+}
 
 static Rig rig_make(const Case *c, DType dtype)
 {
@@ -55,8 +71,8 @@ static Rig rig_make(const Case *c, DType dtype)
         else
             part->plain = kernel_random(dtype, c->rows[i], c->cols, c->cols + c->plain_spare, 5, 1.0f);
         if (c->ranks[i] > 0) {
-            part->a = kernel_random(DTYPE_F32, c->ranks[i], c->cols, c->cols, (uint64_t)i, 1.0f);
-            part->b = kernel_random(DTYPE_F32, c->rows[i], c->ranks[i], c->ranks[i], (uint64_t)i + 9, 1.0f);
+            part->a = adapter_make(c->ranks[i], c->cols, (uint64_t)i, c->moved == 1);
+            part->b = adapter_make(c->rows[i], c->ranks[i], (uint64_t)i + 9, c->moved == 2);
             part->scale = 0.5f + (float)i;
         }
         r.fill.rows += c->rows[i];
@@ -68,7 +84,7 @@ static Rig rig_make(const Case *c, DType dtype)
     return r;
 }
 
-static void rig_free(Rig *r)
+static void rig_free(Rig *r, const Case *c)
 {
     kernel_free(&r->whole);
     for (int i = 0; i < r->fill.count; i++) {
@@ -78,8 +94,8 @@ static void rig_free(Rig *r)
         else
             kernel_free(&part->plain);
         if (part->rank == 0) continue;
-        kernel_free(&part->a);
-        kernel_free(&part->b);
+        adapter_free(part->a, c->moved == 1);
+        adapter_free(part->b, c->moved == 2);
     }
 }
 
@@ -146,7 +162,7 @@ static void check(Backend *be, const Case *c, int count, DType dtype)
             check_buffer(&r[i], dtype, weights);
     }
     for (int i = 0; i < count; i++)
-        rig_free(&r[i]);
+        rig_free(&r[i], &c[i]);
 }
 
 static void the_buffer_holds_weights_adapters_and_zeros(void **state)
