@@ -23,6 +23,8 @@ static const struct Case {
     {"gradient moved",      3,  72,     8, DTYPE_F32,  DTYPE_F32,  false, 0.1f, 2.0f,   2},
     {"bf16 logits moved",   3,  72,     8, DTYPE_BF16, DTYPE_BF16, false, 0.1f, 2.0f,   1},
     {"bf16 gradient moved", 3,  72,     8, DTYPE_BF16, DTYPE_BF16, false, 0.1f, 2.0f,   2},
+    {"over 48 KiB a row",   2,  13001,  0, DTYPE_F32,  DTYPE_F32,  true,  0.0f, 4.0f,   0},
+    {"a large odd end",     1,  60001,  0, DTYPE_F32,  DTYPE_F32,  true,  0.0f, 4.0f,   0},
     {"many rows",           19, 4099,   1, DTYPE_F32,  DTYPE_F32,  true,  0.1f, 2.0f,   0},
 };
 
