@@ -150,7 +150,6 @@ static __global__ void __launch_bounds__(BLOCK, 2)
         if (more)
             tile_load<HEAD, VECTOR, KEYS>(keys + (now ^ 1) * Tile::block, qkv, key_column, key0 + KEYS, a.n,
                                           a.head_dim);
-        cp_async_commit();
         if (seen) {
             float s[MT][KEYS / 8][4], dp[MT][KEYS / 8][4];
             set_zero(s);
@@ -163,7 +162,7 @@ static __global__ void __launch_bounds__(BLOCK, 2)
         }
         __syncthreads(); /* nobody needs the values any more */
         if (more) tile_load<HEAD, VECTOR, KEYS>(values, qkv, value_column, key0 + KEYS, a.n, a.head_dim);
-        cp_async_commit();
+        cp_async_commit(); /* of the next keys too */
         if (seen) product_over_rows<HEAD>(dq, ds, keys + now * Tile::block);
     }
     float factors[MT][2];
