@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """The synchronisation-mutation run: every barrier and every wait is removed in turn, and some test must notice.
 
-Works in a copy of the tracked files. A site is one `__syncthreads`, `__syncwarp` or `cp_async_wait` in a kernel file, one
-wait, record or synchronise call of the CUDA runtime in the host code, or one wait for a copy in the code that uses
-backends. Without it, test programs on emulated threads are built and run until one fails: those of the same file
-first, then of the same folder, then the others; kernels under race detection, all under several orders of threads and
-streams. A site that nothing notices must stand in tests/cuda/survivors.txt with a reason; any other survivor, and any
-reason that is no longer needed, fails the run. In the end what noticed something must pass with every site in place.
+Works in a copy of the tracked files. A site is one `__syncthreads`, `__syncwarp`, `cp_async_commit` or `cp_async_wait`
+in a kernel file, one wait, record or synchronise call of the CUDA runtime in the host code, or one wait for a copy in
+the code that uses backends. Without it, test programs on emulated threads are built and run until one fails: those of
+the same file first, then of the same folder, then the others; kernels under race detection, all under several orders
+of threads and streams. A site that nothing notices must stand in tests/cuda/survivors.txt with a reason; any other
+survivor, and any reason that is no longer needed, fails the run. In the end what noticed something must pass with
+every site in place.
 
-Usage: mutate.py [--only TEXT] [--work FOLDER]     TEXT: part of FILE:LINE or of the source line. Takes about an hour.
+Usage: mutate.py [--only TEXT] [--work FOLDER]     TEXT: part of FILE:LINE or of the source line. Takes 15 minutes.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CALL = r")\s*\((?:[^()]|\([^()]*\))*\)"
-KERNEL_SITES = re.compile(r"\b(__syncthreads|__syncwarp|cp_async_wait<[^>]*>" + CALL + r"\s*;")
+KERNEL_SITES = re.compile(r"\b(__syncthreads|__syncwarp|cp_async_commit|cp_async_wait<[^>]*>" + CALL + r"\s*;")
 CUDA_SITES = re.compile(r"\b(cudaStreamSynchronize|cudaEventSynchronize|cudaStreamWaitEvent|cudaEventRecord|"
                         r"cudaDeviceSynchronize" + CALL)
 HOST_SITES = re.compile(r"\b(backend_transfer_wait" + CALL)
