@@ -4,9 +4,8 @@
 #pragma once
 
 #include "backend/cuda.h"
+#include "backend/cuda_blas.h"
 #include "backend/state.h"
-
-#include <cublas_v2.h>
 
 /* The functions of cuBLAS that we call, found at run time. X(field, symbol) */
 #define CUDA_BLAS_CALLS(X)                                                                                             \

@@ -11,7 +11,8 @@
 #include "fault.h"
 #include "stream.h"
 
-#include <cublas_api.h>
+#include "backend/cuda_blas.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,9 +37,7 @@ cublasStatus_t status_of(cudaError_t e)
 /* Products from f32, bf16 or f16 of one kind into f32 or the kind of the inputs. */
 bool types_supported(const BlasProduct &p, cublasComputeType_t compute)
 {
-    if (compute != CUBLAS_COMPUTE_32F && compute != CUBLAS_COMPUTE_32F_FAST_TF32 &&
-        compute != CUBLAS_COMPUTE_32F_PEDANTIC)
-        return false;
+    if (compute != CUBLAS_COMPUTE_32F) return false;
     return blas_element_bytes(p.a.type) != 0 && p.a.type == p.b.type &&
            (p.c.type == CUDA_R_32F || p.c.type == p.a.type);
 }
@@ -82,12 +81,6 @@ BlasMatrix matrix_of(const void *data, cudaDataType type, int stride, cublasOper
 {
     return {const_cast<void *>(data), type, stride, op != CUBLAS_OP_N};
 }
-
-void advance(BlasMatrix *matrix, long long elements)
-{
-    matrix->data =
-        static_cast<char *>(matrix->data) + elements * static_cast<long long>(blas_element_bytes(matrix->type));
-}
 } // namespace
 
 cublasStatus_t cublasCreate_v2(cublasHandle_t *handle)
@@ -104,13 +97,6 @@ cublasStatus_t cublasDestroy_v2(cublasHandle_t handle)
     return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasGetVersion_v2(cublasHandle_t, int *version)
-{
-    ENTER_BLAS();
-    *version = CUBLAS_VERSION;
-    return CUBLAS_STATUS_SUCCESS;
-}
-
 cublasStatus_t cublasSetStream_v2(cublasHandle_t handle, cudaStream_t stream)
 {
     ENTER_BLAS();
@@ -124,12 +110,6 @@ cublasStatus_t cublasSetWorkspace_v2(cublasHandle_t handle, void *workspace, siz
     ENTER_BLAS();
     if (handle == nullptr) return CUBLAS_STATUS_NOT_INITIALIZED;
     return bytes == 0 || device_contains(workspace, bytes) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
-}
-
-cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t)
-{
-    ENTER_BLAS();
-    return handle == nullptr ? CUBLAS_STATUS_NOT_INITIALIZED : CUBLAS_STATUS_SUCCESS;
 }
 
 cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k,
@@ -150,56 +130,17 @@ cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t op_a, cubla
     return queue(__func__, handle, p);
 }
 
-cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m,
-                                          int n, int k, const void *alpha, const void *a, cudaDataType a_type, int lda,
-                                          long long a_step, const void *b, cudaDataType b_type, int ldb,
-                                          long long b_step, const void *beta, void *c, cudaDataType c_type, int ldc,
-                                          long long c_step, int batches, cublasComputeType_t compute, cublasGemmAlgo_t)
-{
-    ENTER_BLAS();
-    BlasProduct p = {m,
-                     n,
-                     k,
-                     *static_cast<const float *>(alpha),
-                     *static_cast<const float *>(beta),
-                     matrix_of(a, a_type, lda, op_a),
-                     matrix_of(b, b_type, ldb, op_b),
-                     matrix_of(c, c_type, ldc, CUBLAS_OP_N)};
-    if (batches < 0) return CUBLAS_STATUS_INVALID_VALUE;
-    if (const cublasStatus_t status = check(p, handle, compute)) return status;
-    for (int i = 0; i < batches; i++) {
-        if (const cublasStatus_t status = queue(__func__, handle, p)) return status;
-        advance(&p.a, a_step);
-        advance(&p.b, b_step);
-        advance(&p.c, c_step);
-    }
-    return CUBLAS_STATUS_SUCCESS;
-}
-
-/* The headers give C++ overloads of these two; the exported ones are those with a compute type. */
-using Gemm = cublasStatus_t (*)(cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int, const void *,
-                                const void *, cudaDataType, int, const void *, cudaDataType, int, const void *, void *,
-                                cudaDataType, int, cublasComputeType_t, cublasGemmAlgo_t);
-using GemmBatched = cublasStatus_t (*)(cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int,
-                                       const void *, const void *, cudaDataType, int, long long, const void *,
-                                       cudaDataType, int, long long, const void *, void *, cudaDataType, int, long long,
-                                       int, cublasComputeType_t, cublasGemmAlgo_t);
-
 void *cuda_emulated_blas_symbol(const char *name)
 {
     const char *chosen = getenv("QLORA_CUDA_BLAS");
     if (chosen != nullptr && strcmp(chosen, "missing") == 0) return nullptr;
-    if (strcmp(name, "cublasGemmEx") == 0) return reinterpret_cast<void *>(static_cast<Gemm>(cublasGemmEx));
-    if (strcmp(name, "cublasGemmStridedBatchedEx") == 0)
-        return reinterpret_cast<void *>(static_cast<GemmBatched>(cublasGemmStridedBatchedEx));
 #define FUNCTION(symbol)                                                                                               \
     if (strcmp(name, #symbol) == 0) return reinterpret_cast<void *>(symbol)
     FUNCTION(cublasCreate_v2);
     FUNCTION(cublasDestroy_v2);
-    FUNCTION(cublasGetVersion_v2);
     FUNCTION(cublasSetStream_v2);
     FUNCTION(cublasSetWorkspace_v2);
-    FUNCTION(cublasSetMathMode);
+    FUNCTION(cublasGemmEx);
 #undef FUNCTION
     return nullptr;
 }
