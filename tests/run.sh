@@ -5,6 +5,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 . ./tests/install.sh
+. ./tests/cuda_toolkit.sh
 runs=20000
 soak=
 if [ "${1:-}" = --soak ]; then
@@ -12,13 +13,13 @@ if [ "${1:-}" = --soak ]; then
     soak=1
     export QLORA_TEST_SOAK=1
 fi
-# Where there is a CUDA toolkit: two architectures are enough to see that kernels compile (the preset has all of them).
+# Two architectures are enough to see that kernels compile (the preset has all of them).
 # The sanitizer build leaves out what the release build has shown: other orders of threads, f16 in place of bf16, whole
 # runs on emulated threads, and the rules of the tree.
 skip='^$'
 [ -z "$soak" ] || skip='^e2e\.(faults|resume)$'
 for preset in release debug; do
-    cmake --preset "$preset" "-DQLORA_CUDA_ARCHITECTURES=80-real;90-real" >/dev/null
+    cmake --preset "$preset" "-DQLORA_CUDA=${QLORA_CUDA:-ON}" "-DQLORA_CUDA_ARCHITECTURES=80-real;90-real" >/dev/null
     cmake --build --preset "$preset"
     [ "$preset" = release ] || skip="$skip|^cuda\..*\.(orders|f16|f16_75)\$|^cuda\.(e2e|cuda)\.|^tree\."
     ctest --preset "$preset" --no-tests=error -j "$(nproc)" -E "$skip"
