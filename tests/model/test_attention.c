@@ -37,6 +37,7 @@ static const Case cases[] = {
     {"heads of 128",                 2, 1, 128, {61, 70, 1},                      0 },
     {"heads of 200",                 1, 1, 200, {67},                             0 },
     {"wide heads",                   2, 1, 256, {65, 3},                          0 },
+    {"a second one from row 2 on",   1, 1, 64,  {2, 160},                         0 },
     {"segments over the tiles",      2, 1, 16,  {60, 5, 127, 1, 128, 64, 32, 31}, 0 },
     {"many key heads",               6, 6, 24,  {33, 90},                         0 },
 };
