@@ -295,7 +295,8 @@ static inline double kernel_max_diff(const double *a, const double *b, int64_t n
     double most = 0.0;
     for (int64_t i = 0; i < n; i++) {
         const double diff = fabs(a[i] - b[i]);
-        if (!(diff <= most)) most = diff; /* NaN sticks */
+        if (isnan(diff)) return diff;
+        if (diff > most) most = diff;
     }
     return most;
 }
