@@ -339,6 +339,26 @@ static void a_variance_at_its_bound_is_not_counted(void **state)
     rig_free(&r);
 }
 
+/* Variances of 0.25, 0.0625 and many of 0 beside one bound of 0.125. */
+static void either_bound_of_variances_may_be_alone(void **state)
+{
+    (void)state;
+    for (int upper = 0; upper < 2; upper++) {
+        AdamwOptions options = rig_options(false);
+        options.beta2 = 0;
+        options.variance_min = upper ? 0 : 0.125;
+        options.variance_max = upper ? 0.125 : 0;
+        Rig r;
+        create(&r, &options, 2);
+        rig_set(&r, &r.grads, 0, 0, 0.5f);
+        rig_set(&r, &r.grads, 0, 1, 0.25f);
+        const AdamwReport report = adamw_step(r.opt, &r.weights, &r.grads, 1e-3);
+        assert_int_equal(report.variance_capped, upper);
+        assert_int_equal(report.variance_floored, upper ? 0 : r.table.trainable - 1);
+        rig_free(&r);
+    }
+}
+
 static double update_rms(Rig *r, int p, const float *before, double rate)
 {
     double sum = 0.0;
@@ -493,6 +513,7 @@ int main(void)
         cmocka_unit_test(the_percentile_is_taken_over_the_last_hundred_norms),
         cmocka_unit_test(the_variance_clamp_bounds_what_is_used_and_what_is_stored),
         cmocka_unit_test(a_variance_at_its_bound_is_not_counted),
+        cmocka_unit_test(either_bound_of_variances_may_be_alone),
         cmocka_unit_test(the_rms_clamp_holds_every_parameter_to_its_cap),
         cmocka_unit_test(decay_and_the_scale_of_a_parameter_act_on_it_alone),
         cmocka_unit_test(any_number_of_threads_gives_the_same_bits),

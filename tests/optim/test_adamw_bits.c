@@ -3,6 +3,7 @@
  */
 #include "tests/optim/rig.h"
 
+#include <float.h>
 #include <math.h>
 
 /* A parameter of one element, of one block and one more, of one piece and one more; the others as above. */
@@ -168,6 +169,22 @@ static void subnormal_moments_are_those_of_one_thread(void **state)
     }
 }
 
+/* The largest of a block is the least normal number, or the largest subnormal one. */
+static float around_the_least(uint32_t p, uint32_t t, uint32_t i)
+{
+    (void)p;
+    (void)t;
+    return i % 5 > 0 ? -0x1p-127f : i / STATE_BLOCK % 2 ? FLT_MIN : FLT_MIN - 0x1p-149f;
+}
+
+static void the_least_scale_is_that_of_one_thread(void **state)
+{
+    AdamwOptions options = rig_options(true);
+    (void)state;
+    options.beta1 = 0;
+    update_both(&options, (const int64_t[2]){17, STATE_BLOCK}, around_the_least);
+}
+
 /* The moment of the only element of the last block falls to nothing, the codes of its padding do not. */
 static float returning(uint32_t p, uint32_t t, uint32_t i)
 {
@@ -198,6 +215,7 @@ int main(void)
         cmocka_unit_test(updates_equal_those_of_one_thread_to_the_bit),
         cmocka_unit_test(every_step_has_the_code_of_one_thread),
         cmocka_unit_test(subnormal_moments_are_those_of_one_thread),
+        cmocka_unit_test(the_least_scale_is_that_of_one_thread),
         cmocka_unit_test(padding_has_no_part_in_the_scale_of_a_block),
         cmocka_unit_test(many_pieces_are_those_of_one_thread),
     };
