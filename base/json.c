@@ -20,9 +20,16 @@ static void *allocate(size_t size)
     return block;
 }
 
-static void use_our_memory(void)
+static void set_allocator(void)
 {
     json_set_alloc_funcs(allocate, mem_free);
+}
+
+static void watch_memory(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, set_allocator);
+    out_of_memory = false;
 }
 
 /* "FILE:LINE" (one line of a larger file) already says the line; only the column is missing. */
@@ -98,13 +105,14 @@ static int start_column(const json_error_t *fault)
 
 bool json_parse(json_t **out, const char *bytes, size_t length, const char *what, ErrCode code, Err *err)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, use_our_memory);
     if (!check_depth(bytes, length, what, code, err)) return false;
     json_error_t fault;
-    out_of_memory = false;
+    const bool before = out_of_memory; /* of a value that is being built */
+    watch_memory();
     json_t *root = json_loadb(bytes, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &fault);
-    if (out_of_memory) { /* jansson may have gone on and dropped a character */
+    const bool failed = out_of_memory;
+    out_of_memory = before;
+    if (failed) { /* jansson may have gone on and dropped a character */
         json_decref(root);
         return FAIL(err, ERR_MEMORY, "out of host memory while reading %s", what);
     }
@@ -113,6 +121,29 @@ bool json_parse(json_t **out, const char *bytes, size_t length, const char *what
         return true;
     }
     return fail_place(err, code, what, fault.line > 0 ? fault.line : 1, start_column(&fault), fault.text);
+}
+
+void json_begin(void)
+{
+    watch_memory();
+}
+
+bool json_whole(void)
+{
+    return !out_of_memory;
+}
+
+char *json_print(const json_t *value, size_t flags, const char *what, Err *err)
+{
+    char *text = json_dumps(value, flags);
+    if (text && !out_of_memory) return text;
+    mem_free(text);
+    if (value && !out_of_memory) {
+        (void)FAIL(err, ERR_MODEL, "%s holds a text that is not UTF-8", what);
+    } else {
+        (void)FAIL(err, ERR_MEMORY, "out of host memory while writing %s", what);
+    }
+    return NULL;
 }
 
 bool json_parse_file(json_t **out, const char *path, size_t limit, ErrCode code, Err *err)

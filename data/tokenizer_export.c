@@ -115,21 +115,21 @@ static json_t *post_processor(const Tokenizer *t)
 
 /* --- the two files --- */
 
-/* Takes `value` over. Null means that something was not well-formed text, or no memory. */
+/* Takes `value` over. Null: something of it was not well-formed text. */
 static bool write_json(const char *folder, const char *name, json_t *value, Err *err)
 {
-    char *text = value ? json_dumps(value, JSON_INDENT(1)) : NULL;
+    char *text = json_print(value, JSON_INDENT(1), name, err);
     char *path = path_join(folder, name, err);
-    const bool ok = path && (text || FAIL(err, ERR_MODEL, "%s: the tokens cannot be written as JSON", name)) &&
-                    file_replace(path, text, strlen(text), err);
+    const bool ok = path && text && file_replace(path, text, strlen(text), err);
     mem_free(path);
-    free(text);
+    mem_free(text);
     json_decref(value);
     return ok;
 }
 
 static bool write_tokenizer(const Tokenizer *t, TokenizerParts *parts, const char *folder, Err *err)
 {
+    json_begin();
     json_t *root = json_pack("{s:s, s:n, s:n, s:o, s:O, s:O, s:o, s:O, s:o}", "version", "1.0", "truncation", "padding",
                              "added_tokens", added_tokens(t), "normalizer", parts->normalizer, "pre_tokenizer",
                              parts->pretokenizer, "post_processor", post_processor(t), "decoder", parts->decoder,
@@ -146,6 +146,7 @@ static bool write_config(const Tokenizer *t, const Gguf *g, const char *folder, 
 {
     const Vocab *v = bpe_vocab(t->bpe);
     int64_t length = 0;
+    json_begin();
     json_t *config =
         json_pack("{s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast", "clean_up_tokenization_spaces", 0);
     name_token(config, "bos_token", v, t->bos);

@@ -114,9 +114,10 @@ static json_t *byte_level_normalizer(const PreKind *pre)
 
 static bool set_byte_level(Tokenizer *t, const PreKind *pre, Err *err)
 {
+    json_begin();
     json_t *splits = pretokenizer_json(pre);
     json_t *nfc = byte_level_normalizer(pre);
-    if (!splits || (pre->nfc && !nfc)) {
+    if (!json_whole()) { /* a list may have lost a member */
         json_decref(splits);
         json_decref(nfc);
         return out_of_memory(err);
@@ -137,8 +138,12 @@ static json_t *sentencepiece_normalizer(bool space_first)
 /* There is no pre-tokenizer. */
 static bool set_sentencepiece(Tokenizer *t, bool space_first, Err *err)
 {
+    json_begin();
     json_t *normalizer = sentencepiece_normalizer(space_first);
-    if (!normalizer) return out_of_memory(err);
+    if (!json_whole()) {
+        json_decref(normalizer);
+        return out_of_memory(err);
+    }
     return set_json(t, normalizer, NULL, err) && decoder_create_sentencepiece(&t->decoder, space_first, err);
 }
 
@@ -368,8 +373,9 @@ bool tokenizer_gguf_parts(TokenizerParts *out, const Gguf *g, Err *err)
 {
     bool sentencepiece = false;
     if (!read_kind(&sentencepiece, g, err)) return false;
+    json_begin();
     if (!(sentencepiece ? sentencepiece_parts(out, g) : byte_level_parts(out, g, err))) return false;
-    return (out->normalizer && out->pretokenizer && out->decoder) || out_of_memory(err);
+    return json_whole() || out_of_memory(err);
 }
 
 bool tokenizer_load_gguf(Tokenizer *t, const char *path, Err *err)

@@ -217,15 +217,15 @@ static json_t *config_object(const LoraOptions *o, const Targets *t, const char 
 
 static bool write_json(const char *folder, const json_t *config, Err *err)
 {
-    char *text = json_dumps(config, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
-    if (!text) return FAIL(err, ERR_MEMORY, "out of memory while writing %s/" PEFT_CONFIG, folder);
+    char *text = json_print(config, JSON_INDENT(2) | JSON_REAL_PRECISION(17), PEFT_CONFIG, err);
+    if (!text) return false;
     File f = {0};
     char *path = path_join(folder, PEFT_CONFIG, err);
     bool ok = path && file_create(&f, path, err) && file_write(&f, text, strlen(text), err) &&
               file_write(&f, "\n", 1, err) && file_sync_close(&f, err);
     if (f.open) file_close(&f);
     mem_free(path);
-    free(text);
+    mem_free(text);
     return ok;
 }
 
@@ -234,8 +234,9 @@ static bool save_config(const Lora *l, const LoraModule *modules, const char *fo
     Targets targets = {0};
     bool ok = targets_find(&targets, l, modules, err);
     if (ok) {
+        json_begin();
         json_t *config = config_object(&l->options, &targets, base_model);
-        ok = config ? write_json(folder, config, err) : FAIL(err, ERR_MEMORY, "out of memory while saving the adapter");
+        ok = write_json(folder, config, err);
         json_decref(config);
     }
     mem_free(targets.names);

@@ -277,10 +277,10 @@ static uint64_t stored_bytes(const StoredTensor *t)
 bool source_fingerprint(const ModelSource *s, char text[33], Err *err)
 {
     Hash *h = NULL;
+    json_begin();
     json_t *config = spec_to_config(&s->spec, "");
-    char *dumped = config ? json_dumps(config, JSON_SORT_KEYS | JSON_COMPACT) : NULL;
-    bool ok = dumped || FAIL(err, ERR_MEMORY, "out of host memory: could not describe the model");
-    ok = ok && hash_create(&h, err);
+    char *dumped = json_print(config, JSON_SORT_KEYS | JSON_COMPACT, "what the model is", err);
+    bool ok = dumped && hash_create(&h, err);
     if (ok) hash_add(h, dumped, strlen(dumped));
     for (size_t i = 0; ok && i < s->count; i++) {
         const StoredTensor *t = &s->tensors[i];

@@ -112,12 +112,12 @@ static json_t *manifest_of(const Checkpoint *c, Err *err)
 
 static bool write_manifest(const Checkpoint *c, Err *err)
 {
+    json_begin();
     json_t *manifest = manifest_of(c, err);
     if (!manifest) return false;
-    char *text = json_dumps(manifest, JSON_INDENT(2) | JSON_SORT_KEYS);
-    const bool ok =
-        text ? checkpoint_write(c, MANIFEST, text, strlen(text), err) : FAIL(err, ERR_MEMORY, "out of host memory");
-    free(text);
+    char *text = json_print(manifest, JSON_INDENT(2) | JSON_SORT_KEYS, MANIFEST, err);
+    const bool ok = text && checkpoint_write(c, MANIFEST, text, strlen(text), err);
+    mem_free(text);
     json_decref(manifest);
     return ok;
 }

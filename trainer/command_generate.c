@@ -59,14 +59,16 @@ static bool print_piece(void *user, const char *bytes, size_t length)
 
 static bool print_json(const Prompt *p, const Generated *g, Err *err)
 {
+    json_begin();
     json_t *o = json_pack("{s:s, s:s%, s:I, s:I, s:b}", "prompt", p->text, "text", g->text.bytes ? g->text.bytes : "",
                           g->text.length, "prompt_tokens", (json_int_t)p->count, "tokens", (json_int_t)g->tokens,
                           "stopped", g->stopped);
-    char *line = o ? json_dumps(o, JSON_COMPACT) : NULL;
-    if (line) puts(line);
-    free(line);
+    const bool text = o || !json_whole() || FAIL(err, ERR_MODEL, "an answer is no text");
+    char *line = text ? json_print(o, JSON_COMPACT, "an answer", err) : NULL;
+    const bool ok = line && puts(line) >= 0;
+    mem_free(line);
     json_decref(o);
-    return line || FAIL(err, ERR_MEMORY, "out of host memory, or an answer is no text");
+    return ok;
 }
 
 static bool print_answer(const Answers *a, size_t index, Err *err)

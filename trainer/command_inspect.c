@@ -1,5 +1,6 @@
 #include "base/json.h"
 #include "base/log.h"
+#include "base/mem.h"
 #include "trainer/command.h"
 #include "trainer/inspect.h"
 #include "trainer/session.h"
@@ -135,18 +136,19 @@ static json_t *view_json(const View *v, int64_t samples, Err *err)
 static bool print_json(const View *views, int count, const Session *s, int64_t samples, Err *err)
 {
     static const char *const names[] = {"train", "evaluation"};
+    json_begin();
     json_t *o = json_object();
     bool ok = true;
     json_object_set_new(o, "chat_template", json_string(chat_template_name(s->chat)));
     for (int i = 0; ok && i < count; i++) {
         json_t *view = view_json(&views[i], samples, err);
-        ok = view && json_object_set_new(o, names[i], view) == 0;
+        ok = view && (json_object_set_new(o, names[i], view) == 0 || FAIL(err, ERR_MEMORY, "out of host memory"));
     }
-    char *line = ok ? json_dumps(o, JSON_COMPACT) : NULL;
+    char *line = ok ? json_print(o, JSON_COMPACT, "the samples", err) : NULL;
     if (line) puts(line);
-    free(line);
+    mem_free(line);
     json_decref(o);
-    return ok;
+    return line != NULL;
 }
 
 static bool print_people(const View *views, int count, const Session *s, int64_t samples, Err *err)

@@ -1,12 +1,12 @@
 #include "trainer/config_schema.h"
 
 #include "base/json.h"
+#include "base/mem.h"
 #include "trainer/config_alias.h"
 #include "trainer/config_scalar.h"
 #include "trainer/config_table.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { SHOWN_MAX = 200 };
@@ -300,12 +300,13 @@ static json_t *schema_json(void)
 
 bool config_schema_json(Text *out, Err *err)
 {
+    json_begin();
     json_t *root = schema_json();
-    char *text = json_dumps(root, JSON_COMPACT);
+    char *text = json_print(root, JSON_COMPACT, "the schema", err);
     json_decref(root);
-    if (!text) return FAIL(err, ERR_MEMORY, "out of host memory while writing the schema");
+    if (!text) return false;
     const bool good = text_add_z(out, text, err) && text_add_z(out, "\n", err);
-    free(text);
+    mem_free(text);
     return good;
 }
 

@@ -1,9 +1,9 @@
 #include "trainer/plan_device.h"
 
 #include "base/json.h"
+#include "base/mem.h"
 
 #include <inttypes.h>
-#include <stdlib.h>
 
 #define X(term, name, words) {name, words},
 static const struct {
@@ -164,6 +164,7 @@ static void add_run(json_t *o, const DevicePlan *p, const Session *s)
 
 bool plan_device_json(const DevicePlan *p, const Session *s, Text *out, Err *err)
 {
+    json_begin();
     json_t *o = json_object();
     if (o) {
         json_object_set_new(o, "device", json_string(p->card.name));
@@ -173,9 +174,9 @@ bool plan_device_json(const DevicePlan *p, const Session *s, Text *out, Err *err
         json_object_set_new(o, "card", card_json(&p->card));
         json_object_set_new(o, "estimated", json_true());
     }
-    char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
-    const bool ok = text ? text_add_z(out, text, err) : FAIL(err, ERR_MEMORY, "out of host memory");
-    free(text);
+    char *text = json_print(o, JSON_COMPACT, "the plan", err);
+    const bool ok = text && text_add_z(out, text, err);
+    mem_free(text);
     json_decref(o);
     return ok;
 }

@@ -1,7 +1,8 @@
 #include "trainer/plan.h"
 
+#include "base/mem.h"
+
 #include <inttypes.h>
-#include <stdlib.h>
 
 static bool memory_line(Text *out, const char *purpose, uint64_t bytes, Err *err)
 {
@@ -127,6 +128,7 @@ void plan_time_json(json_t *o, const StepTime *t)
 
 bool plan_json(const Plan *p, const Session *s, Text *out, Err *err)
 {
+    json_begin();
     json_t *o = json_pack("{s:I, s:I, s:I, s:I, s:I, s:i, s:I, s:I, s:i, s:I, s:i, s:I, s:I, s:o}", "peak_memory_bytes",
                           (json_int_t)p->peak_memory_bytes, "total_steps", (json_int_t)p->total_steps, "trained_tokens",
                           (json_int_t)p->trained_tokens, "trainable_parameters", (json_int_t)p->model.trainable,
@@ -141,9 +143,9 @@ bool plan_json(const Plan *p, const Session *s, Text *out, Err *err)
     if (o && p->host_memory_bytes)
         json_object_set_new(o, "host_memory_bytes", json_integer((json_int_t)p->host_memory_bytes));
     if (o && p->time.total > 0) plan_time_json(o, &p->time);
-    char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
-    const bool ok = text ? text_add_z(out, text, err) : FAIL(err, ERR_MEMORY, "out of host memory");
-    free(text);
+    char *text = json_print(o, JSON_COMPACT, "the plan", err);
+    const bool ok = text && text_add_z(out, text, err);
+    mem_free(text);
     json_decref(o);
     return ok;
 }

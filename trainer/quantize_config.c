@@ -103,10 +103,9 @@ static bool write_text(const char *folder, const char *name, const char *text, s
 
 static bool write_json(const char *folder, const char *name, const json_t *value, Err *err)
 {
-    char *text = value ? json_dumps(value, JSON_INDENT(2)) : NULL;
-    if (!text) return FAIL(err, ERR_MEMORY, "out of memory while writing %s", name);
-    const bool ok = write_text(folder, name, text, strlen(text), err);
-    free(text);
+    char *text = json_print(value, JSON_INDENT(2), name, err);
+    const bool ok = text && write_text(folder, name, text, strlen(text), err);
+    mem_free(text);
     return ok;
 }
 
@@ -138,12 +137,11 @@ static bool add_indented(Text *out, const char *text, Err *err)
 static bool add_member(const char *folder, const char *text, size_t length, const json_t *member, Err *err)
 {
     Text out = {0};
-    char *dumped = member ? json_dumps(member, JSON_INDENT(2)) : NULL;
-    bool ok = dumped || FAIL(err, ERR_MEMORY, "out of memory while writing config.json");
-    ok = ok && text_add(&out, text, members_end(text, length), err) &&
-         text_add_z(&out, ",\n  \"quantization_config\": ", err) && add_indented(&out, dumped, err) &&
-         text_add_z(&out, "\n}\n", err) && write_text(folder, "config.json", out.bytes, out.length, err);
-    free(dumped);
+    char *dumped = json_print(member, JSON_INDENT(2), "config.json", err);
+    const bool ok = dumped && text_add(&out, text, members_end(text, length), err) &&
+                    text_add_z(&out, ",\n  \"quantization_config\": ", err) && add_indented(&out, dumped, err) &&
+                    text_add_z(&out, "\n}\n", err) && write_text(folder, "config.json", out.bytes, out.length, err);
+    mem_free(dumped);
     text_free(&out);
     return ok;
 }
@@ -152,9 +150,11 @@ static bool extend_config(const QuantizeJob *job, const char *folder, const char
 {
     char *text = NULL;
     size_t length = 0;
-    json_t *config = NULL, *member = quantization_config(job);
+    json_t *config = NULL, *member = NULL;
     bool ok = file_read_all(&text, &length, path, CONFIG_BYTES_MAX, ERR_MODEL, err) &&
               json_parse(&config, text, length, path, ERR_MODEL, err);
+    json_begin();
+    if (ok) member = quantization_config(job);
     if (ok && job->copied) {
         ok = write_text(folder, "config.json", text, length, err);
     } else if (ok && json_object_get(config, "quantization_config")) { /* null, or the source would be in 4 bits */
@@ -210,6 +210,7 @@ static bool config_of_gguf(const QuantizeJob *job, const char *folder, Err *err)
 {
     Gguf *g = NULL;
     if (!gguf_open(&g, source_path(job->source), err)) return false;
+    json_begin();
     json_t *config = spec_to_config(source_spec(job->source), torch_dtype(first_quantized(job)->tensor->dtype));
     json_t *generation = json_object();
     set_ids(config, g);

@@ -12,7 +12,6 @@
 
 #include <omp.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { STATE_BYTES_MAX = 256, NAME_BYTES = 512, ROWS_BYTES = 4 << 20 };
@@ -264,6 +263,7 @@ static bool index_shard(json_t *map, uint64_t *total, const char *folder, const 
 
 static bool write_index(const QuantizeJob *job, const char *folder, Err *err)
 {
+    json_begin();
     json_t *map = json_object(), *index = NULL;
     char name[64], *text = NULL, *path = NULL;
     uint64_t total = 0;
@@ -273,12 +273,11 @@ static bool write_index(const QuantizeJob *job, const char *folder, Err *err)
         ok = index_shard(map, &total, folder, name, err);
     }
     if (ok) index = json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
-    if (index) text = json_dumps(index, JSON_INDENT(2) | JSON_SORT_KEYS);
-    if (ok && !text) ok = FAIL(err, ERR_MEMORY, "out of memory while writing the index");
-    ok = ok && (path = path_join(folder, "model.safetensors.index.json", err)) != NULL &&
+    if (ok) text = json_print(index, JSON_INDENT(2) | JSON_SORT_KEYS, "the index", err);
+    ok = ok && text && (path = path_join(folder, "model.safetensors.index.json", err)) != NULL &&
          file_replace(path, text, strlen(text), err);
     mem_free(path);
-    free(text);
+    mem_free(text);
     json_decref(index);
     json_decref(map);
     return ok;

@@ -4,7 +4,6 @@
 #include "base/log.h"
 #include "base/mem.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 bool run_sample_prompts(Prompts *out, const Session *s, Err *err)
@@ -26,12 +25,13 @@ bool run_sample_prompts(Prompts *out, const Session *s, Err *err)
 
 static bool write_sample(const Trainer *t, const Prompt *p, const Generated *g, Err *err)
 {
+    json_begin();
     json_t *o = json_pack("{s:I, s:s, s:s%, s:I}", "step", (json_int_t)t->state.step, "prompt", p->text, "text",
                           g->text.bytes ? g->text.bytes : "", g->text.length, "tokens", (json_int_t)g->tokens);
-    char *line = o ? json_dumps(o, JSON_COMPACT) : NULL;
-    bool ok = line || FAIL(err, ERR_MEMORY, "out of host memory");
-    ok = ok && file_append(t->samples_path, line, strlen(line), err) && file_append(t->samples_path, "\n", 1, err);
-    free(line);
+    char *line = json_print(o, JSON_COMPACT, "samples.jsonl", err);
+    const bool ok =
+        line && file_append(t->samples_path, line, strlen(line), err) && file_append(t->samples_path, "\n", 1, err);
+    mem_free(line);
     json_decref(o);
     return ok;
 }

@@ -35,26 +35,25 @@ enum { STATE_VERSION = 1, STATE_MAX = 1 << 20 };
 
 char *state_to_json(const RunState *s, Err *err)
 {
+    json_begin();
     json_t *o = json_object();
-    int failed = !o;
-    failed |= json_object_set_new(o, "version", json_integer(STATE_VERSION));
-    failed |= json_object_set_new(o, "program", json_string("qlora " QLORA_VERSION));
-#define X(member, key) failed |= json_object_set_new(o, key, json_integer(s->member));
+    json_object_set_new(o, "version", json_integer(STATE_VERSION));
+    json_object_set_new(o, "program", json_string("qlora " QLORA_VERSION));
+#define X(member, key) json_object_set_new(o, key, json_integer(s->member));
     STATE_COUNTS(X)
 #undef X
-#define X(member, key) failed |= json_object_set_new(o, key, json_boolean(s->member));
+#define X(member, key) json_object_set_new(o, key, json_boolean(s->member));
     STATE_FLAGS(X)
 #undef X
-#define X(member, key) failed |= json_object_set_new(o, key, json_string(s->member));
+#define X(member, key) json_object_set_new(o, key, json_string(s->member));
     STATE_HASHES(X)
 #undef X
-    failed |= json_object_set_new(o, "epoch", json_real(s->epoch));
-    failed |= json_object_set_new(o, "loss", s->has_loss ? json_real(s->loss) : json_null());
-    failed |= json_object_set_new(o, "best_metric", s->has_best ? json_real(s->best_loss) : json_null());
-    failed |= json_object_set_new(o, "loss_scale", s->scale.factor > 0 ? json_real(s->scale.factor) : json_null());
-    char *text = failed ? NULL : json_dumps(o, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
+    json_object_set_new(o, "epoch", json_real(s->epoch));
+    json_object_set_new(o, "loss", s->has_loss ? json_real(s->loss) : json_null());
+    json_object_set_new(o, "best_metric", s->has_best ? json_real(s->best_loss) : json_null());
+    json_object_set_new(o, "loss_scale", s->scale.factor > 0 ? json_real(s->scale.factor) : json_null());
+    char *text = json_print(o, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17), "trainer_state.json", err);
     json_decref(o);
-    if (!text) (void)FAIL(err, ERR_MEMORY, "out of host memory");
     return text;
 }
 

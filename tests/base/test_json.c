@@ -186,6 +186,76 @@ static void memory_that_runs_out_is_said_to_have(void **state)
     }
 }
 
+static json_t *some_object(void)
+{
+    json_t *list = json_array(), *object = json_object();
+    for (int i = 0; i < 40; i++)
+        json_array_append_new(list, json_string("a text of some length, so that the printer's buffer grows"));
+    json_object_set_new(object, "list", list);
+    json_object_set_new(object, "number", json_integer(7));
+    return object;
+}
+
+/* jansson leaves out what there was no memory for, of the value and of its text. */
+static void what_is_printed_is_whole_or_memory_ran_out(void **state)
+{
+    (void)state;
+    Err err = {0};
+    json_begin();
+    json_t *object = some_object();
+    char *whole = json_print(object, JSON_INDENT(2), "it", &err);
+    json_decref(object);
+    assert_non_null(whole);
+    uint64_t nth = 0, end = 0;
+    do {
+        const uint64_t before = mem_alloc_count();
+        mem_fail_at(++nth, false);
+        json_begin();
+        object = some_object();
+        char *text = json_print(object, JSON_INDENT(2), "it", &err);
+        mem_fail_at(0, false);
+        end = mem_alloc_count() - before;
+        if (text) {
+            assert_string_equal(text, whole);
+        } else {
+            assert_error(&err, ERR_MEMORY, "out of host memory while writing it");
+        }
+        assert_true(!text == (nth <= end));
+        json_decref(object);
+        mem_free(text);
+    } while (nth <= end);
+    assert_true(nth > 80);
+    mem_free(whole);
+}
+
+static void reading_a_document_forgets_no_failure_of_what_is_being_built(void **state)
+{
+    (void)state;
+    Err err = {0};
+    json_begin();
+    mem_fail_at(2, false);
+    json_t *object = json_object();
+    json_object_set_new(object, "a", json_string("lost"));
+    mem_fail_at(0, false);
+    json_t *root = parse("[1]", 3, ERR_DATA, &err);
+    assert_non_null(root);
+    assert_null(json_print(object, 0, "it", &err));
+    assert_error(&err, ERR_MEMORY, "while writing it");
+    json_decref(root);
+    json_decref(object);
+}
+
+static void what_is_no_text_cannot_be_printed(void **state)
+{
+    (void)state;
+    Err err = {0};
+    json_begin();
+    json_t *object = json_pack("{s:o}", "a", json_stringn_nocheck("\xff", 1));
+    assert_null(json_print(object, 0, "it", &err));
+    assert_error(&err, ERR_MODEL, "it holds a text that is not UTF-8");
+    json_decref(object);
+}
+
 static void a_file_is_read_up_to_its_limit(void **state)
 {
     (void)state;
@@ -211,6 +281,9 @@ int main(void)
         cmocka_unit_test(nesting_has_a_limit),
         cmocka_unit_test(members_have_their_types_and_ranges),
         cmocka_unit_test(memory_that_runs_out_is_said_to_have),
+        cmocka_unit_test(what_is_printed_is_whole_or_memory_ran_out),
+        cmocka_unit_test(reading_a_document_forgets_no_failure_of_what_is_being_built),
+        cmocka_unit_test(what_is_no_text_cannot_be_printed),
         cmocka_unit_test(a_file_is_read_up_to_its_limit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

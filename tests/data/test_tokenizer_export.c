@@ -5,6 +5,8 @@
 
 #include "base/check.h"
 #include "base/file.h"
+#include "base/hash.h"
+#include "base/mem.h"
 #include "data/tokenizer.h"
 #include "tests/support/gguf_file.h"
 
@@ -197,6 +199,35 @@ static void sentencepiece_tokenizers_keep_their_ids(void **state)
     check_export();
 }
 
+/* Of a list that could not grow a part would be missing, and the ids would silently be others. */
+static void a_failing_allocation_is_said_or_changes_nothing(void **state)
+{
+    static const char *const names[] = {"tokenizer.json", "tokenizer_config.json"};
+    (void)state;
+    char whole[2][HASH_TEXT], now[HASH_TEXT];
+    Err err = {0};
+    write_byte_level("smollm");
+    assert_done(file_make_folders(folder, &err));
+    uint64_t nth = 0, end = 0;
+    do {
+        Err fault = {0};
+        const uint64_t before = mem_alloc_count();
+        mem_fail_at(nth, false); /* the first time: none */
+        const bool done = tokenizer_export_gguf(folder, gguf_name, &fault);
+        mem_fail_at(0, false);
+        end = mem_alloc_count() - before;
+        if (!done) assert_int_equal(fault.code, ERR_MEMORY);
+        for (int i = 0; done && i < 2; i++) {
+            char path[128];
+            snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+            assert_done(hash_file(path, ERR_DISK, nth ? now : whole[i], &err));
+            if (nth) assert_string_equal(now, whole[i]);
+        }
+    } while (nth++ <= end);
+    assert_done(file_remove_tree(folder, &err));
+    assert_done(file_remove(gguf_name, &err));
+}
+
 static void what_cannot_be_read_is_not_written(void **state)
 {
     Err err = {0};
@@ -215,6 +246,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(byte_level_tokenizers_keep_their_ids),
         cmocka_unit_test(sentencepiece_tokenizers_keep_their_ids),
+        cmocka_unit_test(a_failing_allocation_is_said_or_changes_nothing),
         cmocka_unit_test(what_cannot_be_read_is_not_written),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,7 @@
 /* Adapter folders: what is written can be read, by us to the bit; what does not fit is named. */
 #include "tests/lora/rig.h"
 
+#include "base/hash.h"
 #include "base/safetensors.h"
 
 static const LoraOptions plain = {.r = 4, .alpha = 6.5, .dropout = 0.1};
@@ -285,18 +286,27 @@ static void every_failed_allocation_is_reported(void **state)
     Rig r = rig_open(&plain);
     rig_fill(&r);
     MUST(lora_save(&r.lora, rig_modules, r.be, &r.params, folder, NULL, &rig_err));
-    bool done = false;
-    for (uint64_t nth = 1; !done; nth++) {
+    char whole[HASH_TEXT], now[HASH_TEXT];
+    char *config = path_join(folder, "adapter_config.json", &rig_err);
+    MUST(config && hash_file(config, ERR_DISK, whole, &rig_err));
+    uint64_t nth = 0, end = 0;
+    do {
         Lora l = {0};
         err_clear(&rig_err);
-        mem_fail_at(nth, false);
-        done = lora_create(&l, rig_modules, RIG_MODULES, &plain, &rig_err) &&
-               lora_save(&r.lora, rig_modules, r.be, &r.params, folder, NULL, &rig_err) &&
-               lora_load(&r.lora, r.be, &r.params, folder, &rig_err);
+        const uint64_t before = mem_alloc_count();
+        mem_fail_at(++nth, false);
+        const bool done = lora_create(&l, rig_modules, RIG_MODULES, &plain, &rig_err) &&
+                          lora_save(&r.lora, rig_modules, r.be, &r.params, folder, NULL, &rig_err) &&
+                          lora_load(&r.lora, r.be, &r.params, folder, &rig_err);
         mem_fail_at(0, false);
+        end = mem_alloc_count() - before;
         if (!done) assert_int_equal(rig_err.code, ERR_MEMORY);
         lora_free(&l);
-    }
+        err_clear(&rig_err);
+        MUST(!done || hash_file(config, ERR_DISK, now, &rig_err)); /* nothing of it was left out */
+        if (done) assert_string_equal(now, whole);
+    } while (nth <= end);
+    mem_free(config);
     rig_close(&r);
     rig_remove(folder);
 }
