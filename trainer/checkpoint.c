@@ -122,13 +122,19 @@ static bool write_manifest(const Checkpoint *c, Err *err)
     return ok;
 }
 
+/* Out of sight; an older leftover of that name goes first. */
+static bool set_aside(const char *folder, const char *aside, Err *err)
+{
+    if (file_exists(aside) && !file_remove_tree(aside, err)) return false;
+    return file_commit_folder(folder, aside, err);
+}
+
 bool checkpoint_commit(Checkpoint *c, Err *err)
 {
     bool moved = false;
     TRY(write_manifest(c, err));
     if (file_exists(c->folder)) { /* a damaged one, or one of a run that was set back */
-        if (file_exists(c->replaced)) TRY(file_remove_tree(c->replaced, err));
-        TRY(file_commit_folder(c->folder, c->replaced, err));
+        TRY(set_aside(c->folder, c->replaced, err));
         moved = true;
     }
     TRY(file_commit_folder(c->temporary, c->folder, err));
@@ -288,6 +294,15 @@ bool checkpoint_newest(char **folder, int64_t *step, const char *output_dir, int
     return ok;
 }
 
+bool checkpoint_remove(const char *output_dir, int64_t step, Err *err)
+{
+    char *folder = folder_name(output_dir, step, "", "", err), *aside = folder_name(output_dir, step, ".", ".old", err);
+    const bool ok = folder && aside && set_aside(folder, aside, err) && file_remove_tree(aside, err);
+    mem_free(folder);
+    mem_free(aside);
+    return ok;
+}
+
 bool checkpoint_rotate(const char *output_dir, int64_t keep, int64_t best, Err *err)
 {
     CheckpointList list = {0};
@@ -296,12 +311,10 @@ bool checkpoint_rotate(const char *output_dir, int64_t keep, int64_t best, Err *
     bool ok = true;
     for (size_t i = 0; ok && i + (size_t)keep < list.count; i++) {
         if (list.steps[i] == best) continue;
-        char *path = checkpoint_folder(output_dir, list.steps[i], err);
-        ok = path && file_remove_tree(path, err);
-        mem_free(path);
+        ok = checkpoint_remove(output_dir, list.steps[i], err);
     }
     checkpoint_list_free(&list);
-    return ok;
+    return ok && checkpoint_clean(output_dir, err); /* what could not be removed the last time */
 }
 
 static bool is_leftover(const char *name)

@@ -47,6 +47,9 @@ bool checkpoint_newest(char **folder, int64_t *step, const char *output_dir, int
 /* "OUTPUT_DIR/checkpoint-00000100", mem_free. */
 char *checkpoint_folder(const char *output_dir, int64_t step, Err *err) MUST_USE;
 
+/* The folder of this step leaves its name at once and then the disk: whole or absent also while it goes. */
+bool checkpoint_remove(const char *output_dir, int64_t step, Err *err) MUST_USE;
+
 /* Removes all but the newest `keep` (at least one) and the one of step `best` (-1: none). */
 bool checkpoint_rotate(const char *output_dir, int64_t keep, int64_t best, Err *err) MUST_USE;
 

@@ -18,7 +18,7 @@ static bool forget_later(const Trainer *t, int64_t step, Err *err)
         if (list.steps[i] <= step) continue;
         char *path = checkpoint_folder(t->session.settings.output_dir, list.steps[i], err);
         if (path) log_info("%s belongs to what is being replaced and is removed", path);
-        ok = path && file_remove_tree(path, err);
+        ok = path && checkpoint_remove(t->session.settings.output_dir, list.steps[i], err);
         mem_free(path);
     }
     checkpoint_list_free(&list);

@@ -273,6 +273,67 @@ static void a_failing_call_never_harms_what_was_saved(void **state)
     quiet_end(kept);
 }
 
+static bool all_whole(const char *output)
+{
+    Err err = {0};
+    CheckpointList list = {0};
+    assert_true(checkpoint_list(&list, output, &err));
+    bool whole = list.count > 0;
+    for (size_t i = 0; whole && i < list.count; i++) {
+        char *folder = checkpoint_folder(output, list.steps[i], &err);
+        whole = checkpoint_verify(folder, list.steps[i], &err);
+        mem_free(folder);
+    }
+    checkpoint_list_free(&list);
+    return whole;
+}
+
+/* A checkpoint that makes room is not seen half removed, and goes the next time where it could not go at once. */
+static void a_failing_removal_leaves_whole_checkpoints_or_none(void **state)
+{
+    Err err = {0};
+    const int kept = quiet_begin();
+    bool done = false;
+    for (uint64_t nth = 1; !done; nth++) {
+        for (int64_t step = 10; step <= 30; step += 10)
+            assert_true(save(*state, step, "x", &err));
+        Err fault = {0};
+        file_fail_at("any", nth, EIO, true);
+        done = checkpoint_rotate(*state, 1, -1, &fault);
+        file_fail_at(NULL, 0, 0, false);
+        assert_true(done || fault.code == ERR_DISK);
+        assert_true(all_whole(*state));
+        assert_int_equal(newest(*state), 30);
+        assert_true(checkpoint_rotate(*state, 1, -1, &err));
+        FileList list = {0};
+        assert_true(file_list(&list, *state, ERR_DISK, &err));
+        assert_int_equal(list.count, 1);
+        file_list_free(&list);
+        assert_true(nth < 500);
+    }
+    quiet_end(kept);
+}
+
+/* The manifest too takes memory to make, and a checkpoint whose manifest lacks a part is none. */
+static void a_failing_allocation_leaves_whole_checkpoints_or_none(void **state)
+{
+    Err err = {0};
+    uint64_t nth = 0, end = 0;
+    assert_true(save(*state, 10, "old", &err));
+    do {
+        Err fault = {0};
+        const uint64_t before = mem_alloc_count();
+        mem_fail_at(++nth, false);
+        const bool ok = save(*state, 20, "new", &fault);
+        mem_fail_at(0, false);
+        end = mem_alloc_count() - before;
+        assert_true(ok || fault.code == ERR_MEMORY);
+        assert_true(all_whole(*state));
+        assert_true(checkpoint_clean(*state, &err));
+    } while (nth <= end);
+    assert_int_equal(newest(*state), 20);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -284,6 +345,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(rotation_keeps_the_newest_and_the_best, setup, teardown),
         cmocka_unit_test_setup_teardown(cleaning_removes_leftovers_and_nothing_else, setup, teardown),
         cmocka_unit_test_setup_teardown(a_failing_call_never_harms_what_was_saved, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_failing_removal_leaves_whole_checkpoints_or_none, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_failing_allocation_leaves_whole_checkpoints_or_none, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
