@@ -210,6 +210,7 @@ static bool lock_and_sign(int fd, const char *folder, Err *err)
     }
     char text[32];
     const int length = snprintf(text, sizeof text, "%ld\n", (long)getpid());
+    errno = ENOSPC; /* a disk that takes only a part of it says nothing */
     if (sys_truncate(fd, 0) == 0 && sys_pwrite(fd, text, (size_t)length, 0) == length) return true;
     return fail_folder(err, ERR_DISK, "write the lock of", folder, errno);
 }

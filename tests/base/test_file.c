@@ -411,6 +411,14 @@ static void a_second_lock_names_its_holder(void **state)
         assert_int_equal(ok, false);
         assert_error(&err, ERR_DISK, "could not");
     }
+    for (uint64_t bytes = 0; bytes < 2; bytes++) { /* a part of the line fits */
+        file_fail_after_bytes(bytes);
+        errno = 0;
+        const bool ok = file_lock_folder(&lock, s.folder, &err);
+        hooks_off();
+        assert_int_equal(ok, false);
+        assert_error(&err, ERR_DISK, "No space left");
+    }
     scratch_remove(&s);
 }
 
