@@ -109,15 +109,35 @@ bool metrics_eval(MetricsLog *log, const EvalMetrics *m, Err *err)
     return append(&l, log, err);
 }
 
-/* The step of a line, -1 when it is not one of ours. */
-static int64_t step_of_line(const char *line, size_t length)
+/* *step: -1 when the line is not one of ours. Out of memory is no such line: the log would be cut there. */
+static bool step_of_line(int64_t *step, const char *line, size_t length, Err *err)
 {
-    json_error_t fault;
-    json_t *root = json_loadb(line, length, 0, &fault);
-    const json_t *step = json_object_get(root, "step");
-    const int64_t found = json_is_integer(step) ? (int64_t)json_integer_value(step) : -1;
+    Err fault = {0};
+    json_t *root = NULL;
+    *step = -1;
+    if (!json_parse(&root, line, length, "a log", ERR_DISK, &fault)) {
+        return fault.code != ERR_MEMORY || FAIL(err, ERR_MEMORY, "%s", fault.text);
+    }
+    const json_t *found = json_object_get(root, "step");
+    if (json_is_integer(found)) *step = (int64_t)json_integer_value(found);
     json_decref(root);
-    return found;
+    return true;
+}
+
+/* Bytes of the whole lines of a log up to `step`. */
+static bool measure_lines(size_t *keep, const FileMap *log, int64_t step, Err *err)
+{
+    *keep = 0;
+    while (*keep < log->length) {
+        const char *line = log->bytes + *keep;
+        const char *end = memchr(line, '\n', log->length - *keep);
+        int64_t found;
+        if (!end) break; /* the process died while it wrote this one */
+        if (!step_of_line(&found, line, (size_t)(end - line), err)) return false;
+        if (found < 0 || found > step) break;
+        *keep += (size_t)(end - line) + 1;
+    }
+    return true;
 }
 
 bool metrics_cut(const char *path, int64_t step, Err *err)
@@ -125,18 +145,10 @@ bool metrics_cut(const char *path, int64_t step, Err *err)
     if (!file_exists(path)) return true;
     FileMap map;
     if (!file_map(&map, path, ERR_DISK, err)) return false;
-    size_t keep = 0;
-    while (keep < map.length) {
-        const char *line = map.bytes + keep;
-        const char *end = memchr(line, '\n', map.length - keep);
-        if (!end) break; /* the process died while it wrote this one */
-        const int64_t found = step_of_line(line, (size_t)(end - line));
-        if (found < 0 || found > step) break;
-        keep += (size_t)(end - line) + 1;
-    }
-    const bool cut = keep < map.length;
+    size_t keep;
+    const bool ok = measure_lines(&keep, &map, step, err), cut = ok && keep < map.length;
     file_unmap(&map);
-    return !cut || file_truncate(path, keep, err);
+    return ok && (!cut || file_truncate(path, keep, err));
 }
 
 bool metrics_open(MetricsLog *out, const char *path, int64_t step, Err *err)

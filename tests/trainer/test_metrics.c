@@ -149,6 +149,29 @@ static void cutting_keeps_every_step_up_to_the_checkpoint_once(void **state)
     assert_null(line_of(p->path, 0));
 }
 
+/* Out of memory, the lines of a log must not pass for somebody else's, which are cut off. */
+static void a_log_is_never_cut_for_want_of_memory(void **state)
+{
+    Place *p = *state;
+    Err err = {0};
+    for (int64_t step = 1; step <= 3; step++) {
+        const UpdateMetrics m = update(step);
+        assert_true(metrics_update(&p->log, &m, &err));
+    }
+    bool done = false;
+    for (uint64_t nth = 1; !done; nth++) {
+        Err fault = {0};
+        mem_fail_at(nth, false);
+        done = metrics_cut(p->path, 3, &fault);
+        mem_fail_at(0, false);
+        assert_true(done || fault.code == ERR_MEMORY);
+        json_t *last = line_of(p->path, 2);
+        assert_non_null(last);
+        json_decref(last);
+        assert_true(nth < 500);
+    }
+}
+
 static void a_line_that_could_not_be_written_goes_first_the_next_time(void **state)
 {
     Place *p = *state;
@@ -188,6 +211,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_is_not_finite_is_null_and_the_line_stays_json, setup, teardown),
         cmocka_unit_test_setup_teardown(an_evaluation_has_loss_and_perplexity, setup, teardown),
         cmocka_unit_test_setup_teardown(cutting_keeps_every_step_up_to_the_checkpoint_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_log_is_never_cut_for_want_of_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(a_line_that_could_not_be_written_goes_first_the_next_time, setup, teardown),
         cmocka_unit_test_setup_teardown(writing_a_line_allocates_no_buffers, setup, teardown),
     };
