@@ -168,7 +168,7 @@ bool update_run(Trainer *t, UpdateMetrics *out, bool *interrupted, Err *err)
         judge_scale(t, &m);
     }
     model_zero_grads(s->model);
-    if (!backend_sync(s->backend, err)) return false;
+    if (!backend_sync(s->backend, err) || !adamw_check(s->optimizer, err)) return false; /* no update can be trusted */
     advance(t, rows, tokens, trained);
     m.epoch = t->state.epoch;
     m.overflows = t->state.scale.overflows;
