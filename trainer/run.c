@@ -227,6 +227,7 @@ bool run_train(const Config *config, const RunOptions *options, RunReport *repor
     report->first_step = t->state.step;
     if (finished_before(t, checkpoint)) {
         report->finished_before = true;
+        t->finished = checkpoint;
         log_info("this run was finished at step %" PRId64
                  "; there is nothing left to do (more: num_epochs or max_steps)",
                  t->state.step);

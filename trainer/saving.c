@@ -1,5 +1,6 @@
 #include "trainer/trainer.h"
 
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "trainer/checkpoint.h"
@@ -12,6 +13,7 @@
 
 static const char OPTIMIZER_FILE[] = "optimizer.safetensors";
 static const char FINAL_FOLDER[] = ".final.tmp";
+static const char *const adapter_names[] = {"adapter_model.safetensors", "adapter_config.json"};
 
 static bool save_adapter(const Trainer *t, const char *folder, Err *err)
 {
@@ -99,8 +101,8 @@ static char *whole_folder(const Trainer *t, int64_t step, Err *fault)
     return NULL;
 }
 
-/* The checkpoint whose adapter is the result: the best one where that is asked for, else the one of the last step.
- * Null when neither is there; the caller then takes the weights in memory. */
+/* The checkpoint whose adapter is the result: the best one where that is asked for, else the one of the last step,
+ * which may stand elsewhere. Null when neither is there; the caller then takes the weights in memory. */
 static char *result_folder(const Trainer *t)
 {
     Err fault = {0};
@@ -114,15 +116,15 @@ static char *result_folder(const Trainer *t)
         log_warn("the checkpoint of the best evaluation cannot be used (%s); the last one is taken", fault.text);
         err_clear(&fault);
     }
-    return whole_folder(t, t->state.step, &fault);
+    char *last = whole_folder(t, t->state.step, &fault);
+    return last || !t->finished ? last : mem_copy_text(t->finished, &fault);
 }
 
 static bool copy_adapter(const char *to, const char *from, Err *err)
 {
-    static const char *const names[] = {"adapter_model.safetensors", "adapter_config.json"};
     bool ok = true;
-    for (size_t i = 0; ok && i < ARRAY_COUNT(names); i++) {
-        char *source = path_join(from, names[i], err), *target = path_join(to, names[i], err);
+    for (size_t i = 0; ok && i < ARRAY_COUNT(adapter_names); i++) {
+        char *source = path_join(from, adapter_names[i], err), *target = path_join(to, adapter_names[i], err);
         ok = source && target && file_copy(target, source, err);
         mem_free(source);
         mem_free(target);
@@ -169,6 +171,7 @@ fail:
 static bool write_adapter(const Trainer *t, const char *folder, Err *err)
 {
     char *result = result_folder(t);
+    if (!result && t->finished) return FAIL(err, ERR_CHECKPOINT, "%s can no longer be read", t->finished);
     const bool ok = result ? copy_adapter(folder, result, err) : save_adapter(t, folder, err);
     mem_free(result);
     return ok;
@@ -197,15 +200,26 @@ bool saving_export(Trainer *t, Err *err)
     return true;
 }
 
+static bool same_file(const char *folder, const char *other, const char *name, Err *err)
+{
+    char hash[HASH_TEXT], other_hash[HASH_TEXT];
+    char *path = path_join(folder, name, err), *other_path = path_join(other, name, err);
+    const bool same = path && other_path && hash_file(path, ERR_DISK, hash, err) &&
+                      hash_file(other_path, ERR_DISK, other_hash, err) && strcmp(hash, other_hash) == 0;
+    mem_free(path);
+    mem_free(other_path);
+    return same;
+}
+
+/* By content: what stands there may be of an earlier end of this run, which then went on to more steps. */
 bool saving_exported(const Trainer *t)
 {
-    static const char *const names[] = {"adapter_model.safetensors", "adapter_config.json"};
-    bool there = true;
+    const char *output = t->session.settings.output_dir;
     Err ignored = {0};
-    for (size_t i = 0; i < ARRAY_COUNT(names); i++) {
-        char *path = path_join(t->session.settings.output_dir, names[i], &ignored);
-        there = there && path && file_exists(path);
-        mem_free(path);
-    }
+    char *result = result_folder(t);
+    bool there = result && tokenizer_files_there(output, t->session.tokenizer_path);
+    for (size_t i = 0; there && i < ARRAY_COUNT(adapter_names); i++)
+        there = same_file(output, result, adapter_names[i], &ignored);
+    mem_free(result);
     return there;
 }

@@ -5,6 +5,8 @@
 #include "base/mem.h"
 #include "data/tokenizer_export.h"
 
+enum { MADE = 2 }; /* the first ones, from a GGUF file */
+
 static const char *const files[] = {
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt",     "tokenizer.model",       "chat_template.jinja",
@@ -22,4 +24,22 @@ bool tokenizer_files_write(const char *folder, const char *from, const Tokenizer
         mem_free(target);
     }
     return ok;
+}
+
+static bool holds(const char *folder, const char *name)
+{
+    Err ignored = {0};
+    char *path = path_join(folder, name, &ignored);
+    const bool there = path && file_exists(path);
+    mem_free(path);
+    return there;
+}
+
+bool tokenizer_files_there(const char *folder, const char *from)
+{
+    const bool made = !file_is_folder(from);
+    bool there = true;
+    for (size_t i = 0; there && i < ARRAY_COUNT(files); i++)
+        there = holds(folder, files[i]) || !(made ? i < MADE : holds(from, files[i]));
+    return there;
 }

@@ -35,6 +35,7 @@ typedef struct Trainer {
     bool save_failed;                     /* the last attempt */
     double saved_at, started_at;          /* process_seconds */
     int64_t started_step;
+    const char *finished;   /* the checkpoint of a run that was over when it was started again; else null */
     int64_t micro_batches;  /* of this call */
     double trained_seconds; /* inside updates */
     int64_t trained_tokens_now;

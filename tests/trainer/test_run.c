@@ -4,6 +4,7 @@
 #include "tests/support/workspace.h"
 #include "trainer/checkpoint.h"
 
+#include <errno.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -229,6 +230,58 @@ static void a_finished_run_started_again_changes_nothing(void **state)
     assert_true(workspace_same("adapter", "a/adapter_model.safetensors"));
 }
 
+/* What stands in output_dir is replaced where it is of an earlier end, or lacks a part. */
+static void an_end_that_was_not_written_out_is_made_up_for(void **state)
+{
+    (void)state;
+    RunReport report;
+    Err err = {0};
+    TRAIN("a", "max_steps: 4\n", NULL, NULL);
+    assert_true(file_copy("early", "a/adapter_model.safetensors", &err));
+    TRAIN("a", "max_steps: 6\n", NULL, NULL);
+    assert_true(file_copy("late", "a/adapter_model.safetensors", &err));
+    assert_false(workspace_same("early", "late"));
+    assert_true(file_copy("a/adapter_model.safetensors", "early", &err)); /* killed between the save and the end */
+    TRAIN("a", "max_steps: 6\n", NULL, &report);
+    assert_true(report.finished_before);
+    assert_true(workspace_same("late", "a/adapter_model.safetensors"));
+    assert_true(file_remove("a/tokenizer_config.json", &err));
+    TRAIN("a", "max_steps: 6\n", NULL, &report);
+    assert_true(file_exists("a/tokenizer_config.json"));
+}
+
+static void a_finished_checkpoint_elsewhere_is_written_out(void **state)
+{
+    (void)state;
+    RunReport report;
+    TRAIN("a", "", NULL, NULL);
+    TRAIN("b", "resume_from_checkpoint: a/checkpoint-00000006\n", NULL, &report);
+    assert_true(report.finished_before);
+    assert_true(workspace_same("b/adapter_model.safetensors", "a/checkpoint-00000006/adapter_model.safetensors"));
+}
+
+/* Parameters and states no longer belong together then: nothing of it is saved, and it is no fault of the data. */
+static void a_page_file_that_fails_ends_the_run_and_is_no_divergence(void **state)
+{
+    (void)state;
+    static const char more[] = "optimizer: paged_adamw_8bit\nsave_steps: 2\n";
+    bool done = false, seen = false;
+    TRAIN("b", more, NULL, NULL);
+    for (uint64_t nth = 1; !done; nth += 2) {
+        Err err = {0}, ignored = {0};
+        assert_true(file_remove_tree("a", &ignored));
+        file_fail_at("read", nth, EIO, true);
+        done = workspace_train("a", more, NULL, NULL, &err);
+        file_fail_at(NULL, 0, 0, false);
+        if (!strstr(err.text, "page file")) continue;
+        seen = true;
+        assert_int_equal(err.code, ERR_DISK);
+        TRAIN("a", more, NULL, NULL);
+        assert_same_run("a", "b", "checkpoint-00000006");
+    }
+    assert_true(seen);
+}
+
 static void epochs_follow_one_another_and_the_last_update_may_be_partial(void **state)
 {
     (void)state;
@@ -393,6 +446,9 @@ int main(void)
         TEST(the_cut_into_micro_batches_changes_only_rounding),
         TEST(packed_and_unpacked_rows_have_the_same_loss),
         TEST(a_finished_run_started_again_changes_nothing),
+        TEST(an_end_that_was_not_written_out_is_made_up_for),
+        TEST(a_finished_checkpoint_elsewhere_is_written_out),
+        TEST(a_page_file_that_fails_ends_the_run_and_is_no_divergence),
         TEST(epochs_follow_one_another_and_the_last_update_may_be_partial),
         TEST(a_damaged_checkpoint_is_passed_over_and_the_result_is_the_same),
         TEST(a_change_that_cannot_be_resumed_is_refused),
