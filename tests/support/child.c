@@ -10,8 +10,11 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+enum { SECONDS_MAX = 600 }; /* a run that hangs ends by SIGALRM; sanitizers and emulated devices are slow */
 
 static void arm(const ChildFault *f)
 {
@@ -28,13 +31,18 @@ static int train(const char *config_path, const char *const *overrides, const Ch
     Err err = {0};
     Config *config = NULL;
     Guard *guard = fault->guarded ? guard_create() : NULL;
-    RunOptions options = {.interrupt_after = fault->interrupt_after, .first_loss_scale = fault->first_loss_scale};
+    RunOptions options = {.interrupt_after = fault->interrupt_after,
+                          .first_loss_scale = fault->first_loss_scale,
+                          .reference = fault->reference};
     if (guard) options.hooks = guard_hooks(guard);
     const uint64_t operations = file_operation_count(), allocations = mem_alloc_count(); /* of the parent */
     arm(fault);
     const bool ok =
         config_load(&config, config_path, overrides, count, &err) && run_train(config, &options, &result->report, &err);
-    if (!ok) log_err(&err);
+    if (!ok) {
+        log_err(&err);
+        memcpy(result->error, err.text, sizeof err.text);
+    }
     config_free(config);
     if (guard) {
         CHECK(!ok || guard_operations(guard) > 0);
@@ -58,6 +66,7 @@ ChildResult child_train(const char *config_path, const char *const *overrides, c
         const int log = open(log_path, O_WRONLY | O_CREAT | O_APPEND, 0666);
         CHECK(log >= 0 && dup2(log, STDERR_FILENO) >= 0 && dup2(log, STDOUT_FILENO) >= 0);
         ChildResult result = {0};
+        alarm(SECONDS_MAX);
         result.status = train(config_path, overrides, fault, &result);
         CHECK(write(pipe_ends[1], &result, sizeof result) == sizeof result);
         _exit(result.status);

@@ -20,13 +20,15 @@ typedef struct ChildFault {
     int64_t interrupt_after; /* as if SIGTERM came after so many micro-batches; 0: never */
     double first_loss_scale; /* of a run in fp16; 0: the usual one */
     bool guarded;            /* arenas are closed outside of operations */
+    bool reference;          /* plain matrix products: other bits, and none of the library's start-up time */
 } ChildFault;
 
 typedef struct ChildResult {
-    int status;               /* exit status; -1: killed by SIGKILL; -2: by another signal */
+    int status; /* exit status; -1: killed by SIGKILL; -2: by another signal, or by the alarm of a run that hangs */
     uint64_t file_operations; /* only when it was not killed */
     uint64_t allocations;
     RunReport report;
+    char error[ERR_TEXT_MAX]; /* what it says at its end; empty: nothing */
 } ChildResult;
 
 /* Runs `config_path` with the overrides (null-terminated list of "key=value", may be null). Output goes to LOG. */
