@@ -5,8 +5,61 @@
  */
 #pragma once
 
+#include "base/hash.h"
 #include "tests/e2e/straight.h"
 #include "trainer/checkpoint.h"
+
+/* What a run yields beside the adapter and the log; %d is the last step. */
+static const char *const straight_names[] = {
+    "adapter_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "run.yaml",
+    "checkpoint-%08d/adapter_model.safetensors",
+    "checkpoint-%08d/adapter_config.json",
+    "checkpoint-%08d/optimizer.safetensors",
+    "checkpoint-%08d/run.yaml",
+    "checkpoint-%08d/trainer_state.json",
+};
+static char straight_hashes[ARRAY_COUNT(straight_names)][HASH_TEXT];
+
+static inline bool straight_hash(size_t i, char hash[HASH_TEXT])
+{
+    Err err = {0};
+    char path[512], name[128], format[128];
+    snprintf(format, sizeof format, "run/%s", straight_names[i]);
+    snprintf(name, sizeof name, format, SCENE_STEPS);
+    scene_path(path, &scene, name);
+    const bool ok = hash_file(path, ERR_DISK, hash, &err);
+    if (!ok) print_error("%s\n", err.text);
+    return ok;
+}
+
+static inline bool files_are_as_straight(void)
+{
+    bool same = true;
+    for (size_t i = 0; i < ARRAY_COUNT(straight_names); i++) {
+        char hash[HASH_TEXT];
+        if (straight_hash(i, hash) && strcmp(hash, straight_hashes[i]) == 0) continue;
+        print_error("%s differs\n", straight_names[i]);
+        same = false;
+    }
+    return same;
+}
+
+/* Set-up of a group of tests; the tear-down is close_straight. */
+static inline int open_disturbed(void **state)
+{
+    open_straight(state);
+    for (size_t i = 0; i < ARRAY_COUNT(straight_names); i++)
+        assert_true(straight_hash(i, straight_hashes[i]));
+    return 0;
+}
+
+static inline bool is_wholly_as_straight(void)
+{
+    return is_as_straight() && files_are_as_straight();
+}
 
 /* No run yet, and none of the files that an earlier one left for others. */
 static inline void forget_everything(void)
@@ -72,7 +125,7 @@ static inline bool goes_on(void)
         print_error("status %d of the run after it, which began behind step %d\n", r.status, (int)r.report.first_step);
         return false;
     }
-    return is_as_straight() && checkpoints_are_whole(&last) && last == SCENE_STEPS && nothing_is_left_over();
+    return is_wholly_as_straight() && checkpoints_are_whole(&last) && last == SCENE_STEPS && nothing_is_left_over();
 }
 
 /* How a loop over points went. */

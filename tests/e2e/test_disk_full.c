@@ -44,5 +44,5 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_disk_that_fills_up_at_any_byte_leaves_a_run_that_can_go_on),
     };
-    return cmocka_run_group_tests(tests, open_straight, close_straight);
+    return cmocka_run_group_tests(tests, open_disturbed, close_straight);
 }

@@ -119,5 +119,5 @@ int main(void)
         cmocka_unit_test(any_failing_file_operation_of_a_resumed_run_leaves_one_that_can_go_on),
         cmocka_unit_test(any_failing_allocation_of_a_resumed_run_leaves_one_that_can_go_on),
     };
-    return cmocka_run_group_tests(tests, open_straight, close_straight);
+    return cmocka_run_group_tests(tests, open_disturbed, close_straight);
 }
