@@ -32,8 +32,9 @@ typedef struct Scene {
 #ifndef SCENE_LAYERS
 #    define SCENE_LAYERS TINY_LAYERS
 #endif
-#ifndef SCENE_ROWS /* of the training data */
+#ifndef SCENE_ROWS /* of the training data, and of the evaluation's */
 #    define SCENE_ROWS 48
+#    define SCENE_TEST_ROWS 8
 #endif
 #ifndef SCENE_TIED /* whether the head is the embedding table */
 #    define SCENE_TIED true
@@ -64,7 +65,7 @@ static inline void scene_open(Scene *s)
     const TinyOptions tiny = {.tied = SCENE_TIED, .layers = SCENE_LAYERS, .seed = 7};
     CHECK(tiny_model_write(model, &tiny, &err));
     CHECK(tiny_chats_write(train, SCENE_ROWS, 1, &err));
-    CHECK(tiny_chats_write(test, 8, 2, &err));
+    CHECK(tiny_chats_write(test, SCENE_TEST_ROWS, 2, &err));
     FILE *f = fopen(s->config, "w");
     CHECK(f);
     fprintf(f,

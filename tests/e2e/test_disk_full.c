@@ -2,6 +2,7 @@
 #define SCENE_UPDATES 2
 #define SCENE_LAYERS 1
 #define SCENE_ROWS 8
+#define SCENE_TEST_ROWS 2
 
 /* As few bytes as a run with two saves can have, so that each of them can have a run. */
 #define STRAIGHT_OVERRIDES                                                                                             \

@@ -1,13 +1,15 @@
 /* A run whose n-th system call or allocation fails says one clear thing, loses nothing, and can be taken up again. */
 #define SCENE_UPDATES 4
 #define SCENE_LAYERS 1
+#define SCENE_ROWS 12
+#define SCENE_TEST_ROWS 2
 /* The soak takes 17,000 points, and the library compiles its kernels anew in every run. */
 #define STRAIGHT_REFERENCE (getenv("QLORA_TEST_SOAK") != NULL)
 /* All that writes or removes files: logs of every kind, samples, a checkpoint that makes room for the next one. */
 #define STRAIGHT_OVERRIDES                                                                                             \
     {                                                                                                                  \
         "use_tensorboard=true", "save_total_limit=1", "generate_samples.prompts=[colour 7]",                           \
-            "generate_samples.max_new_tokens=2", "generate_samples.every=3", NULL                                      \
+            "generate_samples.max_new_tokens=2", "generate_samples.every=3", "micro_batch_size=1", "lora_r=2", NULL    \
     }
 #include "tests/e2e/disturbed.h"
 
