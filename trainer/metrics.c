@@ -11,6 +11,8 @@
 #include <string.h>
 #include <time.h>
 
+enum { LINE_LIMIT = 1 << 24 }; /* bytes; a line with a sample may be long */
+
 /* One line in the caller's frame: the step loop must not allocate. */
 typedef struct Line {
     char text[METRICS_LINE_MAX];
@@ -130,9 +132,10 @@ static bool measure_lines(size_t *keep, const FileMap *log, int64_t step, Err *e
     *keep = 0;
     while (*keep < log->length) {
         const char *line = log->bytes + *keep;
-        const char *end = memchr(line, '\n', log->length - *keep);
+        const size_t left = log->length - *keep;
+        const char *end = memchr(line, '\n', left < LINE_LIMIT ? left : LINE_LIMIT);
         int64_t found;
-        if (!end) break; /* the process died while it wrote this one */
+        if (!end) break; /* not of ours, or the process died while it wrote this one */
         if (!step_of_line(&found, line, (size_t)(end - line), err)) return false;
         if (found < 0 || found > step) break;
         *keep += (size_t)(end - line) + 1;

@@ -133,7 +133,11 @@ bool resume_find(Trainer *t, char **folder, Err *err)
         if (!*folder) return say_that_none_is_whole(output, err);
     } else {
         *folder = mem_copy_text(how, err);
-        if (!*folder || !checkpoint_verify(how, -1, err)) goto fail;
+        TRY(*folder != NULL);
+        if (!checkpoint_verify(how, -1, err)) {
+            err_note(err, "resume_from_checkpoint");
+            goto fail;
+        }
     }
     TRY(take(t, *folder, err));
     if (strcmp(how, "auto") != 0) TRY(forget_later(t, t->state.step, err));

@@ -93,20 +93,26 @@ static bool load(Trainer *t, const char *checkpoint, Err *err)
     return !s->settings.adapter_path || session_load_adapter(s, s->settings.adapter_path, err);
 }
 
+/* It also says that the folder is a run of ours. */
+static bool write_run_yaml(Trainer *t, Err *err)
+{
+    if (!t->run_yaml.length && !config_to_text(t->config, &t->run_yaml, err)) return false;
+    char *path = path_join(CONFIG_GET(t->config, output_dir), "run.yaml", err);
+    const bool ok = path && file_replace(path, t->run_yaml.bytes, t->run_yaml.length, err);
+    mem_free(path);
+    return ok;
+}
+
 /* Logs go on behind the step that is resumed; what a lost part of the run wrote goes. */
 static bool open_logs(Trainer *t, Err *err)
 {
-    const char *output = t->session.settings.output_dir;
     const int64_t step = t->state.step > 0 ? t->state.step : -1; /* a new run starts with empty logs */
     if (!metrics_open(&t->metrics, t->metrics_path, step, err) || !metrics_cut(t->samples_path, step, err))
         return false;
     if (t->session.settings.tensorboard && !tensorboard_open(&t->board, t->board_path, t->state.step, err)) {
         return false;
     }
-    char *path = path_join(output, "run.yaml", err);
-    const bool ok = path && file_replace(path, t->run_yaml.bytes, t->run_yaml.length, err);
-    mem_free(path);
-    return ok;
+    return write_run_yaml(t, err);
 }
 
 /* The last checkpoint gets a second chance: a file whose write failed is never written again, a new one is. */
@@ -231,7 +237,7 @@ bool run_train(const Config *config, const RunOptions *options, RunReport *repor
         log_info("this run was finished at step %" PRId64
                  "; there is nothing left to do (more: num_epochs or max_steps)",
                  t->state.step);
-        TRY(saving_exported(t) || saving_export(t, err));
+        TRY(saving_exported(t) || (write_run_yaml(t, err) && saving_export(t, err)));
     } else {
         TRY(console_plan(t, err));
         TRY(train(t, checkpoint, err));

@@ -200,11 +200,22 @@ bool saving_export(Trainer *t, Err *err)
     return true;
 }
 
+static bool same_size(const char *path, const char *other, Err *err)
+{
+    File a = {0}, b = {0};
+    const bool same =
+        file_open_read(&a, path, ERR_DISK, err) && file_open_read(&b, other, ERR_DISK, err) && a.size == b.size;
+    file_close(&a);
+    file_close(&b);
+    return same;
+}
+
+/* Sizes are compared first: what stands there may be anything, of any length. */
 static bool same_file(const char *folder, const char *other, const char *name, Err *err)
 {
     char hash[HASH_TEXT], other_hash[HASH_TEXT];
     char *path = path_join(folder, name, err), *other_path = path_join(other, name, err);
-    const bool same = path && other_path && hash_file(path, ERR_DISK, hash, err) &&
+    const bool same = path && other_path && same_size(path, other_path, err) && hash_file(path, ERR_DISK, hash, err) &&
                       hash_file(other_path, ERR_DISK, other_hash, err) && strcmp(hash, other_hash) == 0;
     mem_free(path);
     mem_free(other_path);

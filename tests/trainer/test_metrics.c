@@ -10,6 +10,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -172,6 +174,20 @@ static void a_log_is_never_cut_for_want_of_memory(void **state)
     }
 }
 
+static void what_follows_the_lines_is_cut_however_long_it_is(void **state)
+{
+    Place *p = *state;
+    Err err = {0};
+    const UpdateMetrics m = update(1);
+    assert_true(metrics_update(&p->log, &m, &err));
+    struct stat before, after;
+    assert_int_equal(stat(p->path, &before), 0);
+    if (truncate(p->path, (off_t)1 << 42) != 0) skip(); /* a file system for small files */
+    assert_true(metrics_cut(p->path, 1, &err));
+    assert_int_equal(stat(p->path, &after), 0);
+    assert_int_equal(after.st_size, before.st_size);
+}
+
 static void a_line_that_could_not_be_written_goes_first_the_next_time(void **state)
 {
     Place *p = *state;
@@ -212,6 +228,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(an_evaluation_has_loss_and_perplexity, setup, teardown),
         cmocka_unit_test_setup_teardown(cutting_keeps_every_step_up_to_the_checkpoint_once, setup, teardown),
         cmocka_unit_test_setup_teardown(a_log_is_never_cut_for_want_of_memory, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_follows_the_lines_is_cut_however_long_it_is, setup, teardown),
         cmocka_unit_test_setup_teardown(a_line_that_could_not_be_written_goes_first_the_next_time, setup, teardown),
         cmocka_unit_test_setup_teardown(writing_a_line_allocates_no_buffers, setup, teardown),
     };
