@@ -63,8 +63,9 @@ bool file_sync_folder(const char *path, Err *err) MUST_USE;
 bool file_rename(const char *from, const char *to, Err *err) MUST_USE;
 /* fsync(from), rename(from, to), fsync(parent of to). `to` must not exist. */
 bool file_commit_folder(const char *from, const char *to, Err *err) MUST_USE;
-bool file_remove(const char *path, Err *err) MUST_USE;      /* a file; absent is fine */
-bool file_remove_tree(const char *path, Err *err) MUST_USE; /* a folder of ours with plain files and folders in it */
+bool file_remove(const char *path, Err *err) MUST_USE; /* a file; absent is fine */
+/* A folder of ours with plain files and folders in it. Links are removed, never followed; PATH may be one. */
+bool file_remove_tree(const char *path, Err *err) MUST_USE;
 bool file_free_space(uint64_t *out, const char *path, Err *err) MUST_USE;
 
 /* Names in a folder, sorted; the caller frees with file_list_free. */

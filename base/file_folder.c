@@ -156,10 +156,21 @@ done:
     return ok;
 }
 
+static bool is_link(const char *path)
+{
+    struct stat st;
+    return lstat(path, &st) == 0 && S_ISLNK(st.st_mode);
+}
+
 bool file_remove_tree(const char *path, Err *err)
 {
     const int fd = sys_open(AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK, 0);
-    if (fd < 0) return errno == ENOENT || fail_folder(err, ERR_DISK, "remove the folder", path, errno);
+    const int error = errno;
+    if (fd < 0 && error != ENOENT && is_link(path)) { /* of the user's; what it points at is theirs too */
+        if (sys_unlink(AT_FDCWD, path, 0) == 0) return true;
+        return fail_folder(err, ERR_DISK, "remove the link", path, errno);
+    }
+    if (fd < 0) return error == ENOENT || fail_folder(err, ERR_DISK, "remove the folder", path, error);
     if (!empty_folder(fd, path, 0, err)) return false;
     if (sys_unlink(AT_FDCWD, path, AT_REMOVEDIR) == 0) return true;
     return fail_folder(err, ERR_DISK, "remove the folder", path, errno);

@@ -314,6 +314,25 @@ static void a_failing_removal_leaves_whole_checkpoints_or_none(void **state)
     quiet_end(kept);
 }
 
+/* Somebody moved a checkpoint to another disk: the run goes on, and leaves alone what is not in its folder. */
+static void a_checkpoint_that_is_a_link_makes_room_too(void **state)
+{
+    Err err = {0};
+    for (int64_t step = 10; step <= 30; step += 10)
+        assert_true(save(*state, step, "x", &err));
+    char *folder = checkpoint_folder(*state, 10, &err), *moved = path_join(*state, "moved", &err);
+    assert_true(folder && moved);
+    assert_int_equal(rename(folder, moved), 0);
+    assert_int_equal(symlink("moved", folder), 0);
+    assert_true(checkpoint_verify(folder, 10, &err));
+    assert_true(checkpoint_rotate(*state, 2, -1, &err));
+    assert_false(file_exists(folder));
+    assert_true(checkpoint_verify(moved, 10, &err));
+    assert_true(checkpoint_clean(*state, &err));
+    mem_free(folder);
+    mem_free(moved);
+}
+
 /* The manifest too takes memory to make, and a checkpoint whose manifest lacks a part is none. */
 static void a_failing_allocation_leaves_whole_checkpoints_or_none(void **state)
 {
@@ -346,6 +365,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(cleaning_removes_leftovers_and_nothing_else, setup, teardown),
         cmocka_unit_test_setup_teardown(a_failing_call_never_harms_what_was_saved, setup, teardown),
         cmocka_unit_test_setup_teardown(a_failing_removal_leaves_whole_checkpoints_or_none, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_checkpoint_that_is_a_link_makes_room_too, setup, teardown),
         cmocka_unit_test_setup_teardown(a_failing_allocation_leaves_whole_checkpoints_or_none, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
