@@ -80,8 +80,9 @@ template <class T, int N, int BLOCK> struct RowCache {
     }
 };
 
-/* What a launch may have without asking, and what a block may take for rows: a bit is left for its other arrays. */
-static constexpr size_t SHARED_PLAIN = 48 << 10;
+/* Rows that a launch may have without asking, of 48 KiB, and what a block may take for rows at most: a KiB is left for its
+ * other arrays. */
+static constexpr size_t SHARED_PLAIN = 47 << 10;
 
 static inline size_t cuda_row_memory(const Backend *be)
 {

@@ -162,6 +162,44 @@ fail:
     return false;
 }
 
+static bool nothing_means(const char *key, const char *item, Err *err)
+{
+    char shown[256];
+    return FAIL(err, ERR_CONFIG, "%s: \"%s\" matches no linear layer %s", key,
+                text_printable(shown, sizeof shown, item, strlen(item)),
+                strcmp(key, "lora_exclude_modules") == 0 ? "of this model" : "with an adapter");
+}
+
+static bool patterns_used(const Lora *l, const LoraModule *modules, const LoraPattern *patterns, int count,
+                          const char *key, Err *err)
+{
+    for (int i = 0; i < count; i++) {
+        bool hit = false;
+        for (int k = 0; k < l->count && !hit; k++) {
+            if (!match_pattern(&hit, patterns[i].pattern, modules[l->adapters[k].module].path, key, err)) return false;
+        }
+        if (!hit) return nothing_means(key, patterns[i].pattern, err);
+    }
+    return true;
+}
+
+bool lora_check_used(const Lora *l, const LoraModule *modules, Err *err)
+{
+    const LoraOptions *o = &l->options;
+    for (int i = 0; i < o->exclude_count; i++) {
+        bool hit = lora_name_matches("lm_head", o->exclude[i]);
+        for (int k = 0; k < l->module_count && !hit; k++) {
+            hit = lora_name_matches(modules[k].path, o->exclude[i]);
+            if (!hit && o->exclude_count == 1 &&
+                !match_regex(&hit, o->exclude[i], modules[k].path, "lora_exclude_modules", err))
+                return false;
+        }
+        if (!hit) return nothing_means("lora_exclude_modules", o->exclude[i], err);
+    }
+    return patterns_used(l, modules, o->rank_pattern, o->rank_pattern_count, "lora_rank_pattern", err) &&
+           patterns_used(l, modules, o->alpha_pattern, o->alpha_pattern_count, "lora_alpha_pattern", err);
+}
+
 void lora_free(Lora *l)
 {
     for (int i = 0; i < l->table.count; i++)

@@ -79,6 +79,10 @@ bool lora_name_matches(const char *path, const char *item);
 bool lora_create(Lora *out, const LoraModule *modules, int count, const LoraOptions *options, Err *err) MUST_USE;
 void lora_free(Lora *l);
 
+/* Whether every rank and alpha pattern and every excluded name means some module: in a configuration one that does not is a
+ * slip (ERR_CONFIG), while files of PEFT may have any. */
+bool lora_check_used(const Lora *l, const LoraModule *modules, Err *err) MUST_USE;
+
 /* One parameter (rows, cols) as a view on the flat buffer, or on the gradients. */
 Tensor lora_param(const Tensor *flat, const Param *p);
 

@@ -2,6 +2,8 @@
 
 #include "backend/elementwise.h"
 #include "base/mem.h"
+#include "base/text.h"
+#include "lora/match.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -33,12 +35,46 @@ static bool biased(const ModelSpec *s, Projection p)
     return p == PROJ_GATE || p == PROJ_UP || p == PROJ_DOWN ? s->mlp_bias : s->attention_bias;
 }
 
-static bool skipped(const ModelOptions *o, const char *path)
+/* A single item may be a regular expression for the whole path; a plain name is one that matches itself. */
+static bool skipped(bool *out, const ModelOptions *o, const char *path, Err *err)
 {
-    for (int i = 0; i < o->skip_count; i++) {
-        if (lora_name_matches(path, o->skip_modules[i])) return true;
+    *out = false;
+    for (int i = 0; i < o->skip_count && !*out; i++)
+        *out = lora_name_matches(path, o->skip_modules[i]);
+    return *out || o->skip_count != 1 || match_regex(out, o->skip_modules[0], path, "quant_skip_modules", err);
+}
+
+/* Modules that are never quantized. */
+static bool is_outer(const char *item)
+{
+    return lora_name_matches("lm_head", item) || lora_name_matches("model.embed_tokens", item);
+}
+
+/* A name that means nothing is a slip. */
+static bool check_skipped(const Model *m, bool prequantized, Err *err)
+{
+    const ModelOptions *o = &m->options;
+    char shown[160];
+    for (int i = 0; i < o->skip_count && o->quantize; i++) {
+        const char *item = o->skip_modules[i];
+        bool hit = !item[0] || is_outer(item);
+        for (int k = 0; k < m->module_count && !hit && !prequantized; k++) {
+            hit = lora_name_matches(m->modules[k].path, item);
+            if (!hit && o->skip_count == 1 && !match_regex(&hit, item, m->modules[k].path, "quant_skip_modules", err))
+                return false;
+        }
+        if (hit) continue;
+        text_printable(shown, sizeof shown, item, strlen(item));
+        if (prequantized) {
+            return FAIL(
+                err, ERR_CONFIG,
+                "quant_skip_modules: \"%s\": the base model is stored in 4 bits already, and what that leaves out "
+                "cannot be changed; start from the 16-bit model",
+                shown);
+        }
+        return FAIL(err, ERR_CONFIG, "quant_skip_modules: \"%s\" matches no linear layer of this model", shown);
     }
-    return false;
+    return true;
 }
 
 /* A 4-bit folder decides by itself which matrices are quantized, and how. */
@@ -56,7 +92,9 @@ static bool decide_quantized(const Model *m, LinearPart *part, const ModelSource
     char name[160];
     snprintf(name, sizeof name, "%s.weight", path);
     const SourceTensor *t = source_find(source, name);
-    part->quantized = prequantized ? t && t->prequantized : m->options.quantize && !skipped(&m->options, path);
+    bool skip = false;
+    if (!prequantized && m->options.quantize && !skipped(&skip, &m->options, path, err)) return false;
+    part->quantized = prequantized ? t && t->prequantized : m->options.quantize && !skip;
     part->quant.options = m->options.quant;
     if (t && t->prequantized) return source_read_quantized(source, t, &part->quant, NULL, err);
     return true;
@@ -113,6 +151,13 @@ static bool create_layer(Model *m, int index, const ModelSource *source, bool pr
 static bool create_layers(Model *m, const ModelSource *source, Err *err)
 {
     const bool prequantized = source_is_prequantized(source);
+    if (prequantized && !m->options.quantize && m->options.training) {
+        return FAIL(
+            err, ERR_CONFIG,
+            "the base model is stored in 4 bits, and the configuration says adapter: lora or load_in_4bit: false, "
+            "which train on a 16-bit one; set adapter: qlora");
+    }
+    if (!check_skipped(m, prequantized, err)) return false;
     m->layers = mem_alloc((size_t)m->spec.layers, sizeof *m->layers, err);
     if (!m->layers) return false;
     int quantized = 0;

@@ -145,9 +145,8 @@ fail:
 
 static bool read_rope_scaling(ModelSpec *s, const json_t *rope, const char *type, const char *path, Err *err)
 {
-    if (strcmp(type, "default") == 0 || strcmp(type, "dynamic") == 0) {
-        return true; /* dynamic scaling starts beyond max_position_embeddings, which no sequence of ours exceeds */
-    }
+    s->rope_dynamic = strcmp(type, "dynamic") == 0;
+    if (s->rope_dynamic || strcmp(type, "default") == 0) return true;
     if (!json_get_real(&s->rope_factor, rope, "factor", path, err)) return false;
     if (strcmp(type, "linear") == 0) {
         s->rope = ROPE_LINEAR;

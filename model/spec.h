@@ -31,6 +31,7 @@ typedef struct ModelSpec {
     int64_t max_positions;
     double rope_theta;
     RopeKind rope;
+    bool rope_dynamic; /* scaled beyond max_positions, which we do not: sequences have to stay below */
     double rope_factor, rope_low, rope_high; /* llama3: factor, low_freq_factor, high_freq_factor */
     int64_t rope_original;                   /* original_max_position_embeddings */
 } ModelSpec;

@@ -87,6 +87,7 @@ int main(int argc, char **argv)
     let_idle_threads_sleep(argv);
     prctl(PR_SET_NAME, "qlora"); /* started by that path, ps and top would show "exe" */
     signal(SIGPIPE, SIG_IGN);    /* a reader that went away is an error of a write, not the end of a run */
+    signal(SIGXFSZ, SIG_IGN);    /* and so is a file that may not grow (ulimit -f) */
     Err err = {0};
     bool ok = run(argc, argv, &err);
     if ((fflush(stdout) != 0 || ferror(stdout)) && ok) {

@@ -111,23 +111,25 @@ bool metrics_eval(MetricsLog *log, const EvalMetrics *m, Err *err)
     return append(&l, log, err);
 }
 
-/* *step: -1 when the line is not one of ours. Out of memory is no such line: the log would be cut there. */
-static bool step_of_line(int64_t *step, const char *line, size_t length, Err *err)
+/* *step: -1 when the line is not one of ours; *has: it holds `member`. Out of memory is no such line: the log would be cut there. */
+static bool step_of_line(int64_t *step, bool *has, const char *member, const char *line, size_t length, Err *err)
 {
     Err fault = {0};
     json_t *root = NULL;
     *step = -1;
+    *has = false;
     if (!json_parse(&root, line, length, "a log", ERR_DISK, &fault)) {
         return fault.code != ERR_MEMORY || FAIL(err, ERR_MEMORY, "%s", fault.text);
     }
     const json_t *found = json_object_get(root, "step");
     if (json_is_integer(found)) *step = (int64_t)json_integer_value(found);
+    if (member) *has = json_object_get(root, member) != NULL;
     json_decref(root);
     return true;
 }
 
 /* Bytes of the whole lines of a log up to `step`. */
-static bool measure_lines(size_t *keep, const FileMap *log, int64_t step, Err *err)
+static bool measure_lines(size_t *keep, const FileMap *log, int64_t step, const char *redone, Err *err)
 {
     *keep = 0;
     while (*keep < log->length) {
@@ -135,29 +137,30 @@ static bool measure_lines(size_t *keep, const FileMap *log, int64_t step, Err *e
         const size_t left = log->length - *keep;
         const char *end = memchr(line, '\n', left < LINE_LIMIT ? left : LINE_LIMIT);
         int64_t found;
+        bool has;
         if (!end) break; /* not of ours, or the process died while it wrote this one */
-        if (!step_of_line(&found, line, (size_t)(end - line), err)) return false;
-        if (found < 0 || found > step) break;
+        if (!step_of_line(&found, &has, redone, line, (size_t)(end - line), err)) return false;
+        if (found < 0 || found > step || (found == step && has)) break;
         *keep += (size_t)(end - line) + 1;
     }
     return true;
 }
 
-bool metrics_cut(const char *path, int64_t step, Err *err)
+bool metrics_cut(const char *path, int64_t step, const char *redone, Err *err)
 {
     if (!file_exists(path)) return true;
     FileMap map;
     if (!file_map(&map, path, ERR_DISK, err)) return false;
     size_t keep;
-    const bool ok = measure_lines(&keep, &map, step, err), cut = ok && keep < map.length;
+    const bool ok = measure_lines(&keep, &map, step, redone, err), cut = ok && keep < map.length;
     file_unmap(&map);
     return ok && (!cut || file_truncate(path, keep, err));
 }
 
-bool metrics_open(MetricsLog *out, const char *path, int64_t step, Err *err)
+bool metrics_open(MetricsLog *out, const char *path, int64_t step, const char *redone, Err *err)
 {
     MetricsLog log = {0};
-    if (!metrics_cut(path, step, err)) return false;
+    if (!metrics_cut(path, step, redone, err)) return false;
     log.path = mem_copy_text(path, err);
     log.pending = mem_alloc(METRICS_PENDING_MAX, 1, err);
     if (!log.path || !log.pending) {

@@ -43,7 +43,7 @@ typedef struct MetricsLog {
 } MetricsLog;
 
 /* Cuts the file behind `step` (metrics_cut) and makes room for waiting lines. */
-bool metrics_open(MetricsLog *out, const char *path, int64_t step, Err *err) MUST_USE;
+bool metrics_open(MetricsLog *out, const char *path, int64_t step, const char *redone, Err *err) MUST_USE;
 void metrics_close(MetricsLog *log); /* accepts a zeroed struct */
 
 /* Append one line each; nothing is allocated but the file's name. False: it waits, or there is no more room. */
@@ -51,5 +51,6 @@ bool metrics_update(MetricsLog *log, const UpdateMetrics *m, Err *err) MUST_USE;
 bool metrics_eval(MetricsLog *log, const EvalMetrics *m, Err *err) MUST_USE;
 bool metrics_flush(MetricsLog *log, Err *err) MUST_USE; /* what waits */
 
-/* Cuts the file behind the last whole line of a step <= `step`; a file that is not there is fine. */
-bool metrics_cut(const char *path, int64_t step, Err *err) MUST_USE;
+/* Cuts the file behind the last whole line of a step <= `step`; a file that is not there is fine. `redone`: lines of
+ * `step` itself with this member go too, because they will be written again; null: none. */
+bool metrics_cut(const char *path, int64_t step, const char *redone, Err *err) MUST_USE;

@@ -68,6 +68,14 @@ static bool shape(Plan *p, const Session *s, const Prompts *prompts, Err *err)
     if (s->validation && !longest_batch(&p->max_tokens, s->validation, p->evaluation_rows, o->micro_rows, err)) {
         return false;
     }
+    const int64_t warmup = config_share(CONFIG_GET(s->config, warmup_steps), p->total_steps);
+    if (s->train && warmup > 0 && warmup >= p->total_steps) {
+        return FAIL(err, ERR_CONFIG,
+                    "warmup_steps: %" PRId64 " of the run's %" PRId64
+                    " updates leave none at the full rate; lower it, or "
+                    "train longer (num_epochs, max_steps)",
+                    warmup, p->total_steps);
+    }
     if (prompts && prompts->count) p->cache_tokens = prompts_longest(prompts) + o->sample_tokens;
     return true;
 }

@@ -107,7 +107,9 @@ static bool write_run_yaml(Trainer *t, Err *err)
 static bool open_logs(Trainer *t, Err *err)
 {
     const int64_t step = t->state.step > 0 ? t->state.step : -1; /* a new run starts with empty logs */
-    if (!metrics_open(&t->metrics, t->metrics_path, step, err) || !metrics_cut(t->samples_path, step, err))
+    const bool look_again = t->state.eval_pending;               /* the evaluation and the samples of this step */
+    if (!metrics_open(&t->metrics, t->metrics_path, step, look_again ? "eval_loss" : NULL, err) ||
+        !metrics_cut(t->samples_path, step, look_again ? "step" : NULL, err))
         return false;
     if (t->session.settings.tensorboard && !tensorboard_open(&t->board, t->board_path, t->state.step, err)) {
         return false;

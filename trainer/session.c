@@ -128,20 +128,29 @@ static bool open_data(Session *s, bool training, Err *err)
     return open_sources(&s->validation, s, &test, true, err) || err_note(err, "test_datasets");
 }
 
-static void warn_of_positions(const Session *s, const Dataset *d)
+static bool check_positions(const Session *s, const Dataset *d, Err *err)
 {
     const int64_t positions = source_spec(s->source)->max_positions;
-    if (!d || positions == 0 || dataset_stats(d)->longest <= positions) return;
+    int64_t longest = 0; /* of those that are trained on */
+    for (int64_t i = 0; d && i < dataset_samples(d); i++)
+        longest = dataset_sample(d, i).tokens > longest ? dataset_sample(d, i).tokens : longest;
+    if (positions == 0 || longest <= positions) return true;
+    if (source_spec(s->source)->rope_dynamic) {
+        return FAIL(err, ERR_MODEL,
+                    "the longest sample has %" PRId64
+                    " tokens, and dynamic rope scaling, which this base model asks for "
+                    "beyond %" PRId64 " positions, is not supported; lower sequence_len to %" PRId64,
+                    longest, positions, positions);
+    }
     log_warn("the longest sample has %" PRId64 " tokens, and the base model knows %" PRId64
              " positions (max_position_embeddings); what lies beyond them it has never seen: lower sequence_len",
-             dataset_stats(d)->longest, positions);
+             longest, positions);
+    return true;
 }
 
 bool session_open_data(Session *s, bool training, Err *err)
 {
-    if (!open_data(s, training, err)) return false;
-    warn_of_positions(s, s->train ? s->train : s->validation);
-    return true;
+    return open_data(s, training, err) && check_positions(s, s->train, err) && check_positions(s, s->validation, err);
 }
 
 bool session_use_adapter(Session *s, const char *folder, Err *err)
@@ -164,9 +173,12 @@ bool session_create_model(Session *s, const char *page_path, Err *err)
     s->model = NULL;
     if (!model_create(&s->model, s->backend, s->source, &s->settings.model, err)) return false;
     if (!s->settings.model.training) return true;
+    const Lora *lora = model_lora(s->model);
+    int modules;
+    if (!lora_check_used(lora, model_modules(s->model, &modules), err)) return false;
     AdamwOptions options = s->settings.optimizer;
     options.page_path = page_path;
-    return adamw_create(&s->optimizer, s->backend, &model_lora(s->model)->table, &options, err);
+    return adamw_create(&s->optimizer, s->backend, &lora->table, &options, err);
 }
 
 static void place(const Session *s, ModelArenas *arenas)

@@ -72,7 +72,7 @@ static void try_log(const uint8_t *bytes, size_t length)
 {
     Err err = {0};
     put(log_path, bytes, length);
-    if (!metrics_cut(log_path, 5, &err)) must_be_clear(&err);
+    if (!metrics_cut(log_path, 5, "eval_loss", &err)) must_be_clear(&err);
     File file = {0};
     if (!file_open_read(&file, log_path, ERR_DISK, &err) || file.size > length) abort();
     file_close(&file);

@@ -144,6 +144,51 @@ static void a_target_that_matches_nothing_is_an_error(void **state)
     create_fails(bad, "there is no layer 9; this model has layers 0 to 2");
 }
 
+static void unused(LoraOptions options, const char *what)
+{
+    Lora l;
+    MUST(lora_create(&l, rig_modules, RIG_MODULES, &options, &rig_err));
+    EXPECT_FAILURE(lora_check_used(&l, rig_modules, &rig_err), ERR_CONFIG, what);
+    lora_free(&l);
+}
+
+static void what_means_no_module_is_noticed(void **state)
+{
+    (void)state;
+    static const LoraPattern foo[] = {
+        {"foo", 3}
+    };
+    static const LoraPattern kq[] = {
+        {"[kq]_proj", 3}
+    };
+    static const char *const nope[] = {"nope"}, *const two[] = {"lm_head", "nope"}, *const regex[] = {".*q_proj"};
+    const LoraOptions o = {.r = 4, .alpha = 4};
+    LoraOptions good = o, bad = o;
+    rig_make_modules();
+    bad.rank_pattern = foo;
+    bad.rank_pattern_count = 1;
+    unused(bad, "lora_rank_pattern: \"foo\"");
+    bad = o;
+    bad.alpha_pattern = foo;
+    bad.alpha_pattern_count = 1;
+    unused(bad, "lora_alpha_pattern: \"foo\"");
+    bad = o;
+    bad.exclude = nope;
+    bad.exclude_count = 1;
+    unused(bad, "lora_exclude_modules: \"nope\"");
+    bad.exclude = two;
+    bad.exclude_count = 2;
+    unused(bad, "lora_exclude_modules: \"nope\"");
+    Lora l;
+    good.rank_pattern = kq;
+    good.rank_pattern_count = 1;
+    good.exclude = regex;
+    good.exclude_count = 1;
+    MUST(lora_create(&l, rig_modules, RIG_MODULES, &good, &rig_err));
+    MUST(lora_check_used(&l, rig_modules, &rig_err));
+    lora_free(&l);
+}
+
 static int adapters_of(const char *folder, const char *config)
 {
     LoraConfigFile file;
@@ -289,6 +334,7 @@ static void gaussian_a_has_deviation_one_over_r(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_means_no_module_is_noticed),
         cmocka_unit_test(adapters_of_one_input_lie_side_by_side),
         cmocka_unit_test(modules_ranks_and_scales_are_those_of_peft),
         cmocka_unit_test(a_saved_config_means_the_same_modules),

@@ -22,6 +22,8 @@ static const struct Case {
     {"many narrow rows",               150, 12,    1,  1.0f,  DTYPE_F32,  DTYPE_F32,  0    },
     {"many wide rows",                 40,  2052,  4,  1.0f,  DTYPE_F32,  DTYPE_F32,  0    },
     {"wide, odd",                      3,   1155,  2,  1.0f,  DTYPE_BF16, DTYPE_BF16, 0    },
+    {"what a launch has by itself",    1,   12288, 0,  1.0f,  DTYPE_BF16, DTYPE_F32,  0    },
+    {"the same in f32",                2,   6144,  0,  1.0f,  DTYPE_F32,  DTYPE_F32,  0    },
     {"wider than shared memory holds", 1,   61446, 2,  1.0f,  DTYPE_F32,  DTYPE_F32,  0    },
     {"x moved",                        3,   40,    8,  1.0f,  DTYPE_F32,  DTYPE_F32,  X    },
     {"dy moved",                       3,   40,    8,  1.0f,  DTYPE_F32,  DTYPE_F32,  DY   },

@@ -27,7 +27,7 @@ static int setup(void **state)
     place.folder = tiny_temp_folder();
     place.path = path_join(place.folder, "metrics.jsonl", &err);
     *state = &place;
-    return place.path && metrics_open(&place.log, place.path, -1, &err) ? 0 : -1;
+    return place.path && metrics_open(&place.log, place.path, -1, NULL, &err) ? 0 : -1;
 }
 
 static int teardown(void **state)
@@ -133,7 +133,7 @@ static void cutting_keeps_every_step_up_to_the_checkpoint_once(void **state)
 {
     Place *p = *state;
     Err err = {0};
-    assert_true(metrics_cut(p->path, 3, &err)); /* nothing there yet */
+    assert_true(metrics_cut(p->path, 3, NULL, &err)); /* nothing there yet */
     for (int64_t step = 1; step <= 5; step++) {
         const UpdateMetrics m = update(step);
         const EvalMetrics e = {.step = step, .loss = 1};
@@ -141,13 +141,19 @@ static void cutting_keeps_every_step_up_to_the_checkpoint_once(void **state)
         if (step % 2 == 0) assert_true(metrics_eval(&p->log, &e, &err));
     }
     assert_true(file_append(p->path, "{\"step\": 6, \"lo", 14, &err)); /* the process died here */
-    assert_true(metrics_cut(p->path, 4, &err));
+    assert_true(metrics_cut(p->path, 4, NULL, &err));
     json_t *last = line_of(p->path, 5), *behind = line_of(p->path, 6);
     assert_int_equal(json_integer_value(json_object_get(last, "step")), 4);
     assert_non_null(json_object_get(last, "eval_loss"));
     assert_null(behind);
     json_decref(last);
-    assert_true(metrics_cut(p->path, -1, &err));
+    assert_true(metrics_cut(p->path, 4, "eval_loss", &err)); /* evaluated again: once only */
+    last = line_of(p->path, 4);
+    assert_int_equal(json_integer_value(json_object_get(last, "step")), 4);
+    assert_non_null(json_object_get(last, "loss"));
+    assert_null(line_of(p->path, 5));
+    json_decref(last);
+    assert_true(metrics_cut(p->path, -1, NULL, &err));
     assert_null(line_of(p->path, 0));
 }
 
@@ -164,7 +170,7 @@ static void a_log_is_never_cut_for_want_of_memory(void **state)
     for (uint64_t nth = 1; !done; nth++) {
         Err fault = {0};
         mem_fail_at(nth, false);
-        done = metrics_cut(p->path, 3, &fault);
+        done = metrics_cut(p->path, 3, NULL, &fault);
         mem_fail_at(0, false);
         assert_true(done || fault.code == ERR_MEMORY);
         json_t *last = line_of(p->path, 2);
@@ -183,7 +189,7 @@ static void what_follows_the_lines_is_cut_however_long_it_is(void **state)
     struct stat before, after;
     assert_int_equal(stat(p->path, &before), 0);
     if (truncate(p->path, (off_t)1 << 42) != 0) skip(); /* a file system for small files */
-    assert_true(metrics_cut(p->path, 1, &err));
+    assert_true(metrics_cut(p->path, 1, NULL, &err));
     assert_int_equal(stat(p->path, &after), 0);
     assert_int_equal(after.st_size, before.st_size);
 }

@@ -157,6 +157,63 @@ static void rows_beyond_all_measure_are_refused_and_long_ones_warned_of(void **s
     text_free(&row);
 }
 
+static void assert_log_has(const char *words)
+{
+    char *log = read_text("log");
+    if (!strstr(log, words)) fail_msg("%s\nhas not: %s", log, words);
+    mem_free(log);
+}
+
+static void settings_that_would_do_nothing_are_refused(void **state)
+{
+    (void)state;
+    write_text("config.yaml",
+               "base_model: tiny\noutput_dir: run\nsequence_len: 128\ndatasets:\n  - path: chats.jsonl\n");
+    assert_int_equal(RUN("plan", "config.yaml", "--set", "warmup_steps=500"), 2);
+    assert_log_has("updates leave none at the full rate");
+    assert_int_equal(RUN("plan", "config.yaml", "--set", "quant_skip_modules=[q_prj]"), 2);
+    assert_log_has("quant_skip_modules: \"q_prj\" matches no linear layer");
+    assert_int_equal(RUN("plan", "config.yaml", "--set", "quant_skip_modules=.*q_proj"), 0);
+    char *text = read_text("out");
+    assert_null(strstr(text, "q_proj")); /* of those that are quantized */
+    mem_free(text);
+    assert_int_equal(RUN("plan", "config.yaml", "--set", "quant_skip_modules=[lm_head, q_proj]"), 0);
+    assert_int_equal(RUN("plan", "config.yaml", "--set", "lora_rank_pattern={foo: 3}"), 2);
+    assert_log_has("lora_rank_pattern: \"foo\" matches no linear layer");
+    assert_int_equal(RUN("quantize", "tiny", "tiny-4bit"), 0);
+    assert_int_equal(RUN("train", "config.yaml", "--set", "base_model=tiny-4bit", "--set", "adapter=lora"), 2);
+    assert_log_has("stored in 4 bits");
+    assert_int_equal(
+        RUN("train", "config.yaml", "--set", "base_model=tiny-4bit", "--set", "quant_skip_modules=[q_proj]"), 2);
+    assert_log_has("stored in 4 bits already");
+}
+
+static void rows_beyond_dynamic_rope_scaling_are_refused(void **state)
+{
+    (void)state;
+    Err err = {0};
+    char *config = read_text("tiny/config.json");
+    size_t length = strlen(config);
+    while (config[length - 1] != '}')
+        length--;
+    Text text = {0};
+    assert_true(text_format(
+        &text, &err,
+        "%.*s, \"rope_parameters\": {\"rope_theta\": 10000.0, \"rope_type\": \"dynamic\", \"factor\": 2.0}}",
+        (int)length - 1, config));
+    assert_true(file_make_folders("dynamic", &err));
+    write_text("dynamic/config.json", text.bytes);
+    text_free(&text);
+    mem_free(config);
+    char *tokenizer = read_text("tiny/tokenizer.json");
+    write_text("dynamic/tokenizer.json", tokenizer);
+    mem_free(tokenizer);
+    write_text("config.yaml",
+               "base_model: dynamic\noutput_dir: run\nsequence_len: 4096\ndatasets:\n  - path: long.jsonl\n");
+    assert_int_equal(RUN("inspect", "config.yaml"), 4);
+    assert_log_has("dynamic rope scaling");
+}
+
 static void a_plan_of_70b_takes_little_time_and_no_weights(void **state)
 {
     (void)state;
@@ -318,6 +375,8 @@ int main(void)
         cmocka_unit_test(one_line_of_json_holds_everything_by_name),
         cmocka_unit_test(a_plan_needs_no_datasets_but_training_does),
         cmocka_unit_test(rows_beyond_all_measure_are_refused_and_long_ones_warned_of),
+        cmocka_unit_test(settings_that_would_do_nothing_are_refused),
+        cmocka_unit_test(rows_beyond_dynamic_rope_scaling_are_refused),
         cmocka_unit_test(a_plan_of_70b_takes_little_time_and_no_weights),
         cmocka_unit_test(the_text_names_what_does_not_fit_and_what_the_model_limits),
         cmocka_unit_test(wrong_cards_end_with_one_error_and_exit_2),

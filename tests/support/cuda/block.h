@@ -82,6 +82,9 @@ struct Block {
 };
 extern Block block;
 
+/* Bytes of shared memory, its own arrays included, that a block of this launch can have: more where it was asked for. */
+size_t launch_shared_most(const Launch &what);
+
 /* Runs all blocks of a launch, in the order of the schedule. */
 void block_run_all(const Launch &what, const std::function<void()> &body);
 

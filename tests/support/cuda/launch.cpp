@@ -33,7 +33,7 @@ cudaError_t check(const Launch &what)
     const auto limit = shared_limits().find(what.kernel);
     if (what.shared_bytes > (limit == shared_limits().end() ? SHARED_DEFAULT : limit->second))
         return cudaErrorInvalidValue;
-    return cudaSuccess;
+    return cudaSuccess; /* its own arrays: shared_array() */
 }
 
 void run(const Launch &what, const std::function<void()> &body)
@@ -44,6 +44,11 @@ void run(const Launch &what, const std::function<void()> &body)
     if (counting) counting->end();
 }
 } // namespace
+
+size_t launch_shared_most(const Launch &what)
+{
+    return shared_limits().count(what.kernel) ? shared_limit() : SHARED_DEFAULT;
+}
 
 void check_pointer(const Launch &what, int argument, const void *pointer)
 {

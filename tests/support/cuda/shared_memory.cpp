@@ -149,9 +149,10 @@ void *shared_array(const void *site, const char *name, size_t bytes, const char 
     static_bytes += bytes;
     if (static_bytes > STATIC_MAX)
         report(file, line, "shared arrays of %zu bytes: at most %zu, or use SHARED_DYN", static_bytes, STATIC_MAX);
-    if (static_bytes + block.launch->shared_bytes > shared_limit())
-        report(file, line, "%zu bytes of shared memory in a block: this device has %zu",
-               static_bytes + block.launch->shared_bytes, shared_limit());
+    const size_t all = static_bytes + block.launch->shared_bytes, most = launch_shared_most(*block.launch);
+    if (all > most)
+        report(file, line, "%zu bytes of shared memory in a block: this device has %zu%s", all, most,
+               most < shared_limit() ? " without CUDA_SHARED_LIMIT" : "");
     return add_array(site, name, bytes, 16);
 }
 
