@@ -227,6 +227,14 @@ static inline Outcome scene_run(const Scene *s, const char *const *overrides, co
     return o;
 }
 
+/* The point a loop begins with: QLORA_TEST_SOAK=N goes on with a soak that was broken off at point N. */
+static inline uint64_t scene_first(void)
+{
+    const char *from = getenv("QLORA_TEST_SOAK");
+    const uint64_t first = from ? strtoull(from, NULL, 10) : 1;
+    return first ? first : 1;
+}
+
 /* The soak runs every point; CI so many of them, evenly spread. */
 static inline uint64_t scene_stride(uint64_t points, uint64_t in_ci)
 {

@@ -33,8 +33,7 @@ static void a_disk_that_fills_up_at_any_byte_leaves_a_run_that_can_go_on(void **
     Tally t = {.what = "bytes", .points = BYTES};
     const uint64_t stride = scene_stride(BYTES, 60);
     bool full = true;
-    const char *from = getenv("QLORA_TEST_SOAK"); /* 1 as a rule; more when an earlier soak was broken off */
-    uint64_t bytes = from ? strtoull(from, NULL, 10) : 1;
+    uint64_t bytes = scene_first();
     for (; full; bytes += stride)
         tally(&t, bytes, survives(bytes, &full));
     tally_end(&t);

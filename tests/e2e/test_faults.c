@@ -46,7 +46,7 @@ static void at_file_operations(const char *what, const ChildResult *all, bool (*
 {
     Tally t = {.what = what, .points = all->file_operations * 2};
     const uint64_t stride = scene_stride(t.points, IN_CI) | 1;
-    for (uint64_t at = 0; at < t.points; at += stride) {
+    for (uint64_t at = scene_first() - 1; at < t.points; at += stride) {
         tally(&t, at,
               survived(&(ChildFault){.file_operation = "any",
                                      .file_nth = at / 2 + 1,
@@ -60,7 +60,7 @@ static void at_allocations(const char *what, const ChildResult *all, bool (*surv
 {
     Tally t = {.what = what, .points = all->allocations * 2};
     const uint64_t stride = scene_stride(t.points, IN_CI) | 1;
-    for (uint64_t at = 0; at < t.points; at += stride)
+    for (uint64_t at = scene_first() - 1; at < t.points; at += stride)
         tally(&t, at, survived(&(ChildFault){.memory_nth = at / 2 + 1, .sticky = at % 2}));
     tally_end(&t);
 }
