@@ -6,23 +6,49 @@
 
 #include <ctype.h>
 #include <pthread.h>
+#include <stdint.h>
 #include <string.h>
 
 enum { DEPTH_MAX = 64 };
 
-/* jansson does not always say that memory ran out, so its allocator does. */
+/*
+ * jansson does not always say that memory ran out, so its allocator does. Its reader even aborts the process when the
+ * buffer of a token cannot grow; so while one reads, blocks then come from a reserve, and its text ends early.
+ */
 static _Thread_local bool out_of_memory;
+static _Thread_local struct {
+    char *bytes; /* null: nobody reads */
+    size_t size, used;
+    size_t block_max; /* larger ones are not of a token, and jansson bears that they fail */
+} reserve;
+
+static void *from_reserve(size_t size)
+{
+    const size_t whole = (size + 15) / 16 * 16;
+    if (!reserve.bytes || size > reserve.block_max || whole > reserve.size - reserve.used) return NULL;
+    void *block = reserve.bytes + reserve.used;
+    reserve.used += whole;
+    memset(block, 0, size);
+    return block;
+}
 
 static void *allocate(size_t size)
 {
     void *block = mem_alloc(size, 1, NULL);
-    if (!block) out_of_memory = true;
-    return block;
+    if (block) return block;
+    out_of_memory = true;
+    return from_reserve(size);
+}
+
+static void release(void *block)
+{
+    const uintptr_t at = (uintptr_t)block, first = (uintptr_t)reserve.bytes;
+    if (!first || at < first || at - first >= reserve.size) mem_free(block);
 }
 
 static void set_allocator(void)
 {
-    json_set_alloc_funcs(allocate, mem_free);
+    json_set_alloc_funcs(allocate, release);
 }
 
 static void watch_memory(void)
@@ -103,19 +129,73 @@ static int start_column(const json_error_t *fault)
     return column > 0 ? column : 1;
 }
 
+typedef struct Reading {
+    const char *bytes;
+    size_t left;
+} Reading;
+
+/* jansson asks for a kilobyte at a time, so that is all that is read once memory ran out. */
+static size_t read_more(void *buffer, size_t size, void *user)
+{
+    Reading *r = user;
+    if (out_of_memory) return 0;
+    const size_t n = size < r->left ? size : r->left;
+    memcpy(buffer, r->bytes, n);
+    r->bytes += n;
+    r->left -= n;
+    return n;
+}
+
+/* No token is longer than the stretch between two quotes or two ends of the text. */
+static size_t longest_token(const char *bytes, size_t length)
+{
+    size_t longest = 0, start = 0;
+    for (size_t i = 0; i <= length; i++) {
+        if (i < length && bytes[i] == '\\') i++; /* nor is an escaped quote an end */
+        if (i < length && bytes[i] != '"') continue;
+        if (i - start > longest) longest = i - start;
+        start = i + 1;
+    }
+    return longest;
+}
+
+json_t *json_read(const char *bytes, size_t length, size_t flags, json_error_t *fault, bool *no_memory)
+{
+    enum { SMALL = 1 << 16, PER_BYTE = 8 }; /* a buffer doubles: all of its sizes together are half of that */
+    char small[SMALL];
+    const size_t longest = longest_token(bytes, length), token = longest < 1024 ? 0 : longest;
+    char *large = token ? mem_resize(NULL, SMALL + PER_BYTE * token, 1, NULL) : small;
+    const bool before = out_of_memory; /* of a value that is being built */
+    json_t *root = NULL;
+    watch_memory();
+    out_of_memory = !large;
+    if (large) {
+        Reading r = {bytes, length};
+        reserve.bytes = large;
+        reserve.size = SMALL + PER_BYTE * token; /* without a token: `small` */
+        reserve.block_max = 2 * longest + 1024;
+        reserve.used = 0;
+        root = json_load_callback(read_more, &r, flags, fault);
+    }
+    if (out_of_memory) { /* jansson may have gone on and dropped a character */
+        json_decref(root);
+        root = NULL;
+    }
+    reserve.bytes = NULL;
+    *no_memory = out_of_memory;
+    out_of_memory = before;
+    if (large != small) mem_free(large);
+    return root;
+}
+
 bool json_parse(json_t **out, const char *bytes, size_t length, const char *what, ErrCode code, Err *err)
 {
     if (!check_depth(bytes, length, what, code, err)) return false;
     json_error_t fault;
-    const bool before = out_of_memory; /* of a value that is being built */
-    watch_memory();
-    json_t *root = json_loadb(bytes, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &fault);
-    const bool failed = out_of_memory;
-    out_of_memory = before;
-    if (failed) { /* jansson may have gone on and dropped a character */
-        json_decref(root);
-        return FAIL(err, ERR_MEMORY, "out of host memory while reading %s", what);
-    }
+    bool no_memory;
+    json_t *root =
+        json_read(bytes, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &fault, &no_memory);
+    if (no_memory) return FAIL(err, ERR_MEMORY, "out of host memory while reading %s", what);
     if (root) {
         *out = root;
         return true;

@@ -26,6 +26,9 @@ void json_begin(void);
 bool json_whole(void); /* no allocation failed since */
 char *json_print(const json_t *value, size_t flags, const char *what, Err *err);
 
+/* json_loadb, which nothing else of ours calls: it aborts the process when memory runs out. */
+json_t *json_read(const char *bytes, size_t length, size_t flags, json_error_t *fault, bool *no_memory);
+
 /* Optional members: absent or null leaves *out as it is and returns true; another type is an error. */
 bool json_get_int(int64_t *out, const json_t *object, const char *key, int64_t low, int64_t high, const char *what,
                   Err *err) MUST_USE;

@@ -228,8 +228,10 @@ bool row_reader_next(RowReader *r, Row *row, bool *end, Err *err)
 static bool parse_fault(const Row *row, const char *path, Err *err)
 {
     json_error_t fault;
-    json_t *value =
-        json_loadb(row->bytes, row->length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &fault);
+    bool no_memory;
+    json_t *value = json_read(row->bytes, row->length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL,
+                              &fault, &no_memory);
+    if (no_memory) return FAIL(err, ERR_MEMORY, "out of host memory while reading %s", path);
     if (value) { /* too deep for json_parse, not for jansson */
         json_decref(value);
         (void)FAIL(err, ERR_DATA, "the record is nested too deep");

@@ -54,8 +54,10 @@ static bool parse_line(json_t **out, const Text *line, const char *expected, Err
 {
     json_error_t fault;
     const size_t flags = JSON_DECODE_ANY | JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES;
-    *out = json_loadb(line->bytes ? line->bytes : "", line->length, flags, &fault);
+    bool no_memory;
+    *out = json_read(line->bytes ? line->bytes : "", line->length, flags, &fault, &no_memory);
     if (*out) return true;
+    if (no_memory) return FAIL(err, ERR_MEMORY, "out of host memory while reading it");
     char shown[JSON_ERROR_TEXT_LENGTH * 2];
     text_printable(shown, sizeof shown, fault.text, strlen(fault.text));
     return FAIL(err, ERR_DATA, "column %d: not %s: %s", fault.column > 0 ? fault.column : 1, expected, shown);

@@ -120,7 +120,9 @@ static bool add_chat(Prompts *p, const PromptStyle *style, const json_t *list, E
 static bool add_json_line(Prompts *p, const PromptStyle *style, const char *line, size_t length, Err *err)
 {
     json_error_t fault;
-    json_t *value = json_loadb(line, length, JSON_DECODE_ANY | JSON_ALLOW_NUL, &fault);
+    bool no_memory;
+    json_t *value = json_read(line, length, JSON_DECODE_ANY | JSON_ALLOW_NUL, &fault, &no_memory);
+    if (no_memory) return FAIL(err, ERR_MEMORY, "out of host memory while reading the prompts");
     const json_t *text = json_is_object(value) ? json_object_get(value, "prompt") : value;
     const json_t *messages = json_object_get(value, "messages");
     bool ok;

@@ -186,6 +186,32 @@ static void memory_that_runs_out_is_said_to_have(void **state)
     }
 }
 
+/* From one allocation on all fail: jansson by itself aborts where a token then outgrows its buffer. */
+static void memory_that_is_gone_is_said_to_be(void **state)
+{
+    (void)state;
+    enum { LONG = 5000 };
+    static const char *const forms[] = {"[\"%s\", 1234567890123456, \"%s\"]", "{\"%s\": [true, \"x%s\"]}",
+                                        "[\"\\\"%.40s\", \"%.700s\", [[[12345678901234567890.5e-300]]]]"};
+    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
+        char word[LONG + 1], text[4 * LONG];
+        memset(word, 'a', LONG);
+        word[LONG] = '\0';
+        const int length = snprintf(text, sizeof text, forms[i], word, word);
+        uint64_t nth = 0;
+        json_t *root = NULL;
+        do {
+            Err err = {0};
+            mem_fail_at(++nth, true);
+            root = parse(text, (size_t)length, ERR_DATA, &err);
+            mem_fail_at(0, false);
+            if (!root) assert_error(&err, ERR_MEMORY, "out of host memory");
+        } while (!root);
+        assert_true(nth > 10);
+        json_decref(root);
+    }
+}
+
 static json_t *some_object(void)
 {
     json_t *list = json_array(), *object = json_object();
@@ -281,6 +307,7 @@ int main(void)
         cmocka_unit_test(nesting_has_a_limit),
         cmocka_unit_test(members_have_their_types_and_ranges),
         cmocka_unit_test(memory_that_runs_out_is_said_to_have),
+        cmocka_unit_test(memory_that_is_gone_is_said_to_be),
         cmocka_unit_test(what_is_printed_is_whole_or_memory_ran_out),
         cmocka_unit_test(reading_a_document_forgets_no_failure_of_what_is_being_built),
         cmocka_unit_test(what_is_no_text_cannot_be_printed),
