@@ -191,7 +191,8 @@ static void memory_that_is_gone_is_said_to_be(void **state)
 {
     (void)state;
     enum { LONG = 5000 };
-    static const char *const forms[] = {"[\"%s\", 1234567890123456, \"%s\"]", "{\"%s\": [true, \"x%s\"]}",
+    static const char *const forms[] = {"[1234.5678901234567890, \"%.9s\", \"%s\"]",
+                                        "[\"%s\", 1234567890123456, \"%s\"]", "{\"%s\": [true, \"x%s\"]}",
                                         "[\"\\\"%.40s\", \"%.700s\", [[[12345678901234567890.5e-300]]]]"};
     for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
         char word[LONG + 1], text[4 * LONG];
