@@ -131,6 +131,7 @@ static void tell_cache(Report *r)
 static bool run(const CommandLine *line, Err *err)
 {
     Report r = {0};
+    json_begin();
     if (command_flag(line, "json")) r.object = json_object();
     char text[256];
     tell(&r, "qlora", QLORA_VERSION ", compiled by GCC or compatible " __VERSION__);
@@ -145,9 +146,10 @@ static bool run(const CommandLine *line, Err *err)
         tell_cache(&r);
     }
     if (r.object) {
-        char *json = json_dumps(r.object, JSON_COMPACT);
-        if (ok && json) puts(json);
-        free(json);
+        char *json = ok ? json_print(r.object, JSON_COMPACT, "the report", err) : NULL;
+        if (json) puts(json);
+        ok = json != NULL;
+        mem_free(json);
         json_decref(r.object);
     }
     return ok;

@@ -8,7 +8,6 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -23,20 +22,22 @@ static bool ends_with(const char *text, const char *end)
 /* A model alone is a configuration that names it, and no data. */
 static bool config_for_model(Config **out, const char *model, const CommandLine *line, Err *err)
 {
+    json_begin();
     json_t *name = json_string(model);
-    char *quoted = name ? json_dumps(name, JSON_ENCODE_ANY) : NULL; /* a JSON string is a YAML string too */
+    const bool utf8 = name || !json_whole();
+    char *quoted = NULL; /* a JSON string is a YAML string too */
     Text text = {0};
     bool ok = false;
     if (!model[0]) {
         (void)FAIL(err, ERR_ARG, "the name of the model is empty; give a folder or a GGUF file");
-    } else if (!quoted) {
+    } else if (!utf8) {
         (void)FAIL(err, ERR_ARG, "the name of the model is not well-formed UTF-8");
-    } else {
+    } else if ((quoted = json_print(name, JSON_ENCODE_ANY, "the name of the model", err))) {
         ok = text_format(&text, err, "base_model: %s\ndatasets:\n  - path: none\n", quoted) &&
              config_parse(out, model, text.bytes, text.length, line->sets, line->set_count, err);
     }
     text_free(&text);
-    free(quoted);
+    mem_free(quoted);
     json_decref(name);
     return ok;
 }
