@@ -3,7 +3,7 @@
 #define SCENE_LAYERS 1
 #define SCENE_ROWS 12
 #define SCENE_TEST_ROWS 2
-/* The soak takes 17,000 points, and the library compiles its kernels anew in every run. */
+/* The soak takes 15,000 points, and the library compiles its kernels anew in every run. */
 #define STRAIGHT_REFERENCE (getenv("QLORA_TEST_SOAK") != NULL)
 /* All that writes or removes files: logs of every kind, samples, a checkpoint that makes room for the next one. */
 #define STRAIGHT_OVERRIDES                                                                                             \
