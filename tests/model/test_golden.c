@@ -97,7 +97,7 @@ static void compare(const char *what, const Rig *r, const Safetensors *st, doubl
     }
     const double distance = sqrt(all.difference / all.norm);
     if (getenv("QLORA_TEST_VERBOSE")) printf("%s all gradients: %.3g\n", what, distance);
-    if (distance > bound) fail_msg("%s: all gradients together are %g away, %g is allowed", what, distance, bound);
+    if (!(distance <= bound)) fail_msg("%s: all gradients together are %g away, %g is allowed", what, distance, bound);
     free(grads);
     free(out);
     free_batch(&b);

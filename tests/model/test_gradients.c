@@ -24,7 +24,7 @@ static void compare_parameters(Reference *f, const RigBatch *b, const float *gra
             const double below = ref_loss(f, &b->batch);
             *value = before;
             const double slope = (above - below) / (2 * step) / trained, ours = (double)grads[p->offset + j];
-            if (fabs(slope - ours) > 3e-5 * most)
+            if (!(fabs(slope - ours) <= 3e-5 * most))
                 fail_msg("%s[%lld]: slope %.9g, gradient %.9g, largest %g", p->name, (long long)j, slope, ours, most);
         }
     }

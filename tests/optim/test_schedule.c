@@ -23,7 +23,7 @@ static void factors_equal_those_of_transformers(void **state)
         const Schedule *s = &cases[c].schedule;
         for (int u = 0; u < 14; u++) {
             const double expected = s->peak * cases[c].factors[u];
-            if (fabs(schedule_rate(s, u + 1) - expected) > 1e-15 * s->peak)
+            if (!(fabs(schedule_rate(s, u + 1) - expected) <= 1e-15 * s->peak))
                 fail_msg("%s: update %d has %.17g, not %.17g", cases[c].name, u, schedule_rate(s, u + 1), expected);
         }
     }
