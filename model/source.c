@@ -126,7 +126,7 @@ static bool open_parts(ModelSource *s, const char *path, bool weights, Err *err)
     return s->path && source_open_folder(s, weights, err);
 }
 
-bool source_open(ModelSource **out, const char *path, bool weights, Err *err)
+static bool open_source(ModelSource **out, const char *path, bool weights, Err *err)
 {
     ModelSource *s = mem_alloc(1, sizeof *s, err);
     if (!s) return false;
@@ -138,6 +138,18 @@ bool source_open(ModelSource **out, const char *path, bool weights, Err *err)
 fail:
     source_close(s);
     return false;
+}
+
+bool source_open(ModelSource **out, const char *path, bool weights, Err *err)
+{
+    if (!open_source(out, path, weights, err)) return false;
+    if (weights || !source_spec(*out)->prequantized) return true;
+    ModelSource *whole = NULL;
+    Err ignored = {0};
+    if (!open_source(&whole, path, true, &ignored)) return true;
+    source_close(*out);
+    *out = whole;
+    return true;
 }
 
 void source_close(ModelSource *s)

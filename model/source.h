@@ -34,7 +34,8 @@ typedef struct SourceTensor {
  */
 bool source_resolve(char **path, const char *name, const char *revision, Err *err) MUST_USE;
 
-/* With `weights` false only config.json (or the GGUF header) has to be there: enough for a plan. */
+/* With `weights` false only config.json (or the GGUF header) has to be there: enough for a plan. Of a 4-bit folder the headers
+ * of its weights are read all the same where they are there: they say what is stored how. */
 bool source_open(ModelSource **out, const char *path, bool weights, Err *err) MUST_USE;
 void source_close(ModelSource *s);
 

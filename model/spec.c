@@ -85,7 +85,7 @@ static bool check_absent(const json_t *config, const char *path, Err *err)
 }
 
 /* Only 4-bit bitsandbytes can be loaded as it is; anything else would be read as noise. */
-static bool check_quantization(const json_t *config, const char *path, Err *err)
+static bool check_quantization(ModelSpec *s, const json_t *config, const char *path, Err *err)
 {
     const json_t *q = json_object_get(config, "quantization_config");
     const char *method = NULL;
@@ -102,6 +102,7 @@ static bool check_quantization(const json_t *config, const char *path, Err *err)
         return FAIL(err, ERR_MODEL,
                     "%s: 8-bit bitsandbytes weights are not supported; use the model that is not quantized", path);
     }
+    s->prequantized = true;
     return true;
 }
 
@@ -202,7 +203,7 @@ bool spec_from_config(ModelSpec *out, const json_t *config, const char *path, Er
     if (!json_is_object(config)) return FAIL(err, ERR_MODEL, "%s is not a JSON object", path);
     TRY(check_family(&s, config, path, err));
     TRY(check_absent(config, path, err));
-    TRY(check_quantization(config, path, err));
+    TRY(check_quantization(&s, config, path, err));
     TRY(json_get_text(&activation, config, "hidden_act", path, err));
     if (strcmp(activation, "silu") != 0) return fail_value(err, path, "hidden_act", activation, "silu");
     TRY(read_sizes(&s, config, path, err));

@@ -28,6 +28,7 @@ typedef struct ModelSpec {
     bool tied;           /* lm_head shares the embedding */
     bool attention_bias; /* q, k, v, o have biases */
     bool mlp_bias;
+    bool prequantized; /* bitsandbytes 4-bit, as quantization_config says */
     int64_t max_positions;
     double rope_theta;
     RopeKind rope;

@@ -10,6 +10,7 @@
 enum {
     LOSS_ROWS = 256,         /* of logits at once: fewer read the table of the head more often than products hide */
     KEEP_FREE_PERCENT = 2,   /* of the card: other small users of it, and what the driver rounds */
+    PROCESS_STEP = 16 << 20, /* what is resident differs from run to run, a plan does not */
     STAGING_HOST = 24 << 20, /* two copy buffers of 4 MiB and the small arrays of one launch (backend/cuda.h) */
     STAGING_DEVICE = (16 << 20) + (64 << 10), /* the same, and what a launch adds up in (backend/cuda.h) */
     DRIVER_BYTES = 400 << 20,                 /* of the driver and cuBLAS in the process; unmeasured */
@@ -157,7 +158,7 @@ static bool measure(DeviceMemory *out, Session *s, const DevicePlan *p, int64_t 
 static void host_memory(DevicePlan *p, const Session *s)
 {
     process_trim();
-    p->host[HOST_PROCESS] = process_resident_bytes();
+    p->host[HOST_PROCESS] = (process_resident_bytes() + PROCESS_STEP - 1) / PROCESS_STEP * PROCESS_STEP;
     p->host[HOST_PAGES] = adamw_paged_bytes(s->optimizer);
     p->host[HOST_EMBEDDINGS] = model_host_embedding_bytes(s->model);
     p->host[HOST_OFFLOADED] = model_offloaded_bytes(s->model);

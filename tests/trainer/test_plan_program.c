@@ -188,6 +188,26 @@ static void settings_that_would_do_nothing_are_refused(void **state)
     assert_log_has("stored in 4 bits already");
 }
 
+/* What is stored counts, not what the configuration would have made of a 16-bit model. */
+static void a_plan_of_a_4_bit_folder_sees_what_is_stored(void **state)
+{
+    (void)state;
+    write_text("config.yaml", "base_model: tiny-odd\nsequence_len: 128\ndatasets:\n  - path: chats.jsonl\n");
+    assert_int_equal(RUN("quantize", "tiny", "tiny-odd", "--block", "32", "--skip", "q_proj"), 0);
+    assert_int_equal(RUN("plan", "config.yaml", "--device", "h100", "--json"), 0);
+    json_t *odd = read_json();
+    assert_int_equal(RUN("plan", "config.yaml", "--device", "h100", "--json", "--set", "base_model=tiny"), 0);
+    json_t *plain = read_json();
+    assert_true(real(json_object_get(odd, "memory"), "weights") > real(json_object_get(plain, "memory"), "weights"));
+    json_decref(odd);
+    json_decref(plain);
+    assert_int_equal(RUN("plan", "config.yaml"), 0);
+    char *text = read_text("out");
+    assert_null(strstr(text, "q_proj"));
+    mem_free(text);
+    assert_int_equal(RUN("plan", "config.yaml", "--set", "adapter=lora"), 2);
+}
+
 static void rows_beyond_dynamic_rope_scaling_are_refused(void **state)
 {
     (void)state;
@@ -376,6 +396,7 @@ int main(void)
         cmocka_unit_test(a_plan_needs_no_datasets_but_training_does),
         cmocka_unit_test(rows_beyond_all_measure_are_refused_and_long_ones_warned_of),
         cmocka_unit_test(settings_that_would_do_nothing_are_refused),
+        cmocka_unit_test(a_plan_of_a_4_bit_folder_sees_what_is_stored),
         cmocka_unit_test(rows_beyond_dynamic_rope_scaling_are_refused),
         cmocka_unit_test(a_plan_of_70b_takes_little_time_and_no_weights),
         cmocka_unit_test(the_text_names_what_does_not_fit_and_what_the_model_limits),
