@@ -114,7 +114,7 @@ static bool plan_all(Session *s, const Prompts *prompts, bool json, Err *err)
     bool ok = json ? text_add_z(&text, "{\"cards\":[", err) : plan_device_heading(&text, err);
     for (int i = 0; ok && i < device_card_count(); i++) {
         const DeviceCard card = device_card_at(i);
-        ok = (plan_device_make(&plan, s, &card, prompts, err) || err_note(err, card.name)) &&
+        ok = (plan_device_make(&plan, s, &card, prompts, err) || err_note(err, "%s", card.name)) &&
              (i == 0 || !json || text_add_z(&text, ",", err)) &&
              (json ? plan_device_json(&plan, s, &text, err) : plan_device_line(&plan, &text, err));
     }
