@@ -55,6 +55,7 @@ bool file_append(const char *path, const void *bytes, size_t length, Err *err) M
 bool file_truncate(const char *path, uint64_t length, Err *err) MUST_USE;
 
 bool file_exists(const char *path);
+bool file_in_folder(const char *folder, const char *name); /* false too when there is no memory to ask */
 bool file_is_folder(const char *path);
 bool file_make_folders(const char *path, Err *err) MUST_USE;         /* like mkdir -p */
 bool file_copy(const char *to, const char *from, Err *err) MUST_USE; /* synced */

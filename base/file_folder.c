@@ -30,6 +30,15 @@ bool file_exists(const char *path)
     return stat(path, &st) == 0;
 }
 
+bool file_in_folder(const char *folder, const char *name)
+{
+    Err ignored = {0};
+    char *path = path_join(folder, name, &ignored);
+    const bool there = path && file_exists(path);
+    mem_free(path);
+    return there;
+}
+
 bool file_is_folder(const char *path)
 {
     struct stat st;

@@ -189,9 +189,7 @@ bool lora_check_used(const Lora *l, const LoraModule *modules, Err *err)
     for (int i = 0; i < o->exclude_count; i++) {
         bool hit = lora_name_matches("lm_head", o->exclude[i]);
         for (int k = 0; k < l->module_count && !hit; k++) {
-            hit = lora_name_matches(modules[k].path, o->exclude[i]);
-            if (!hit && o->exclude_count == 1 &&
-                !match_regex(&hit, o->exclude[i], modules[k].path, "lora_exclude_modules", err))
+            if (!match_item(&hit, o->exclude[i], o->exclude_count == 1, modules[k].path, "lora_exclude_modules", err))
                 return false;
         }
         if (!hit) return nothing_means("lora_exclude_modules", o->exclude[i], err);

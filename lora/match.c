@@ -62,17 +62,19 @@ fail:
     return false;
 }
 
-static bool excluded(bool *out, const LoraOptions *o, const char *path, Err *err)
+bool match_item(bool *matched, const char *item, bool alone, const char *path, const char *key, Err *err)
 {
-    *out = false;
-    for (int i = 0; i < o->exclude_count; i++) {
-        if (lora_name_matches(path, o->exclude[i])) {
-            *out = true;
-            return true;
-        }
+    *matched = lora_name_matches(path, item);
+    return *matched || !alone || match_regex(matched, item, path, key, err);
+}
+
+bool match_list(bool *matched, const char *const *items, int count, const char *path, const char *key, Err *err)
+{
+    *matched = false;
+    for (int i = 0; i < count && !*matched; i++) {
+        if (!match_item(matched, items[i], count == 1, path, key, err)) return false;
     }
-    /* A single item may be a regular expression; a plain name is one that matches itself. */
-    return o->exclude_count != 1 || match_regex(out, o->exclude[0], path, "lora_exclude_modules", err);
+    return true;
 }
 
 static bool layer_chosen(const LoraOptions *o, int layer)
@@ -100,7 +102,7 @@ bool match_module(bool *matched, const LoraOptions *o, const LoraModule *module,
 {
     bool out = false;
     *matched = false;
-    if (!excluded(&out, o, module->path, err)) return false;
+    if (!match_list(&out, o->exclude, o->exclude_count, module->path, "lora_exclude_modules", err)) return false;
     if (out) {
         /* An item that names only excluded modules is still no misspelt one. */
         if (o->targets) (void)in_list(o, module, hits);

@@ -14,6 +14,14 @@ extern "C" {
 /* Whether the whole path matches; ERR_CONFIG naming `key` when the pattern is no regular expression. */
 bool match_regex(bool *matched, const char *pattern, const char *path, const char *key, Err *err) MUST_USE;
 
+/* Whether an item of a list names the path: plainly (lora_name_matches), or, when it is `alone` in its list, as a regular
+ * expression for the whole path too. */
+bool match_item(bool *matched, const char *item, bool alone, const char *path, const char *key, Err *err) MUST_USE;
+
+/* Whether any item of a list does. */
+bool match_list(bool *matched, const char *const *items, int count, const char *path, const char *key,
+                Err *err) MUST_USE;
+
 /* Whether ^(.*\.)?(pattern)$ matches the path. */
 bool match_pattern(bool *matched, const char *pattern, const char *path, const char *key, Err *err) MUST_USE;
 

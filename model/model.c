@@ -35,19 +35,24 @@ static bool biased(const ModelSpec *s, Projection p)
     return p == PROJ_GATE || p == PROJ_UP || p == PROJ_DOWN ? s->mlp_bias : s->attention_bias;
 }
 
-/* A single item may be a regular expression for the whole path; a plain name is one that matches itself. */
-static bool skipped(bool *out, const ModelOptions *o, const char *path, Err *err)
+/* Whether an item of quant_skip_modules names a linear layer, or one of the modules that are never quantized. */
+static bool names_module(bool *hit, const Model *m, const char *item, Err *err)
 {
-    *out = false;
-    for (int i = 0; i < o->skip_count && !*out; i++)
-        *out = lora_name_matches(path, o->skip_modules[i]);
-    return *out || o->skip_count != 1 || match_regex(out, o->skip_modules[0], path, "quant_skip_modules", err);
+    static const char *const outer[] = {"lm_head", "model.embed_tokens"};
+    const bool alone = m->options.skip_count == 1;
+    *hit = !item[0];
+    for (size_t i = 0; i < ARRAY_COUNT(outer) && !*hit; i++) {
+        if (!match_item(hit, item, alone, outer[i], "quant_skip_modules", err)) return false;
+    }
+    for (int i = 0; i < m->module_count && !*hit; i++) {
+        if (!match_item(hit, item, alone, m->modules[i].path, "quant_skip_modules", err)) return false;
+    }
+    return true;
 }
 
-/* Modules that are never quantized. */
 static bool is_outer(const char *item)
 {
-    return lora_name_matches("lm_head", item) || lora_name_matches("model.embed_tokens", item);
+    return !item[0] || lora_name_matches("lm_head", item) || lora_name_matches("model.embed_tokens", item);
 }
 
 /* A name that means nothing is a slip. */
@@ -56,23 +61,18 @@ static bool check_skipped(const Model *m, bool prequantized, Err *err)
     const ModelOptions *o = &m->options;
     char shown[160];
     for (int i = 0; i < o->skip_count && o->quantize; i++) {
-        const char *item = o->skip_modules[i];
-        bool hit = !item[0] || is_outer(item);
-        for (int k = 0; k < m->module_count && !hit && !prequantized; k++) {
-            hit = lora_name_matches(m->modules[k].path, item);
-            if (!hit && o->skip_count == 1 && !match_regex(&hit, item, m->modules[k].path, "quant_skip_modules", err))
-                return false;
-        }
-        if (hit) continue;
-        text_printable(shown, sizeof shown, item, strlen(item));
-        if (prequantized) {
+        bool hit = false;
+        text_printable(shown, sizeof shown, o->skip_modules[i], strlen(o->skip_modules[i]));
+        if (prequantized && !is_outer(o->skip_modules[i])) {
             return FAIL(
                 err, ERR_CONFIG,
                 "quant_skip_modules: \"%s\": the base model is stored in 4 bits already, and what that leaves out "
                 "cannot be changed; start from the 16-bit model",
                 shown);
         }
-        return FAIL(err, ERR_CONFIG, "quant_skip_modules: \"%s\" matches no linear layer of this model", shown);
+        if (!names_module(&hit, m, o->skip_modules[i], err)) return false;
+        if (!hit)
+            return FAIL(err, ERR_CONFIG, "quant_skip_modules: \"%s\" matches no linear layer of this model", shown);
     }
     return true;
 }
@@ -93,7 +93,9 @@ static bool decide_quantized(const Model *m, LinearPart *part, const ModelSource
     snprintf(name, sizeof name, "%s.weight", path);
     const SourceTensor *t = source_find(source, name);
     bool skip = false;
-    if (!prequantized && m->options.quantize && !skipped(&skip, &m->options, path, err)) return false;
+    if (!prequantized && m->options.quantize &&
+        !match_list(&skip, m->options.skip_modules, m->options.skip_count, path, "quant_skip_modules", err))
+        return false;
     part->quantized = prequantized ? t && t->prequantized : m->options.quantize && !skip;
     part->quant.options = m->options.quant;
     if (t && t->prequantized) return source_read_quantized(source, t, &part->quant, NULL, err);

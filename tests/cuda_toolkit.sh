@@ -10,7 +10,10 @@ if [ "${QLORA_CUDA:-}" != OFF ] && ! command -v nvcc >/dev/null; then
         rm -rf "$toolkit"
         python3 -m pip install --quiet --root-user-action=ignore --no-deps --target "$toolkit" \
             nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 \
-            nvidia-cuda-cccl==13.0.85
+            nvidia-cuda-cccl==13.0.85 || {
+            echo "no CUDA compiler: install one and put nvcc on PATH, or set QLORA_CUDA=OFF to leave its tests out" >&2
+            exit 1
+        }
         ln -s libcudart.so.13 "$toolkit/nvidia/cu13/lib/libcudart.so"
         ln -s lib "$toolkit/nvidia/cu13/lib64"
         touch "$toolkit/complete"

@@ -24,21 +24,12 @@ static const char *missing_data(const Config *c)
     return NULL;
 }
 
-static bool file_holds(const char *folder, const char *name)
-{
-    Err ignored = {0};
-    char *path = path_join(folder, name, &ignored);
-    const bool there = path && file_exists(path);
-    mem_free(path);
-    return there;
-}
-
 /* A plan works without weights, and without the tokenizer or the data where they are not there yet. */
 static bool open_what_is_there(Session *s, Err *err)
 {
     Err fault = {0};
     if (!session_open_tokenizer_if_any(s, &fault)) {
-        if (source_is_gguf(s->source) || file_holds(s->base_path, "tokenizer.json")) {
+        if (source_is_gguf(s->source) || file_in_folder(s->base_path, "tokenizer.json")) {
             *err = fault;
             return false;
         }

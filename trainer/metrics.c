@@ -111,7 +111,8 @@ bool metrics_eval(MetricsLog *log, const EvalMetrics *m, Err *err)
     return append(&l, log, err);
 }
 
-/* *step: -1 when the line is not one of ours; *has: it holds `member`. Out of memory is no such line: the log would be cut there. */
+/* *step: -1 when the line is not one of ours; *has: it holds `member`. Out of memory is no such line: the log would be
+ * cut there. */
 static bool step_of_line(int64_t *step, bool *has, const char *member, const char *line, size_t length, Err *err)
 {
     Err fault = {0};

@@ -158,7 +158,7 @@ static bool measure(DeviceMemory *out, Session *s, const DevicePlan *p, int64_t 
 static void host_memory(DevicePlan *p, const Session *s)
 {
     process_trim();
-    p->host[HOST_PROCESS] = (process_resident_bytes() + PROCESS_STEP - 1) / PROCESS_STEP * PROCESS_STEP;
+    p->host[HOST_PROCESS] = (uint64_t)round_up((int64_t)process_resident_bytes(), PROCESS_STEP);
     p->host[HOST_PAGES] = adamw_paged_bytes(s->optimizer);
     p->host[HOST_EMBEDDINGS] = model_host_embedding_bytes(s->model);
     p->host[HOST_OFFLOADED] = model_offloaded_bytes(s->model);

@@ -10,19 +10,10 @@
 #include <inttypes.h>
 #include <string.h>
 
-static bool holds(const char *folder, const char *name)
-{
-    Err ignored = {0};
-    char *path = path_join(folder, name, &ignored);
-    const bool there = path && file_exists(path);
-    mem_free(path);
-    return there;
-}
-
 /* The folder of a run: ours, locked, without leftovers. */
 static bool open_folder(Trainer *t, const char *output, Err *err)
 {
-    if (holds(output, "adapter_model.safetensors") && !holds(output, "run.yaml")) {
+    if (file_in_folder(output, "adapter_model.safetensors") && !file_in_folder(output, "run.yaml")) {
         return FAIL(err, ERR_CONFIG,
                     "output_dir %s holds an adapter that is not of a run of this program; choose another folder",
                     output);

@@ -155,17 +155,15 @@ void settings_make(Settings *out, const Config *c, const Backend *be)
 
 Schedule settings_schedule(const Config *c, int64_t total_steps)
 {
-    const int64_t by_ratio = (int64_t)ceil(CONFIG_GET(c, warmup_ratio) * (double)total_steps);
     const int64_t by_steps = config_share(CONFIG_GET(c, warmup_steps), total_steps);
-    const int64_t most =
-        total_steps > 1 ? total_steps - 1 : 0; /* a share of a short run leaves one update with a rate */
+    int64_t by_ratio = (int64_t)ceil(CONFIG_GET(c, warmup_ratio) * (double)total_steps);
+    if (by_ratio > 0 && by_ratio >= total_steps)
+        by_ratio = total_steps - 1; /* the first update of a warmup has rate 0 */
     return (Schedule){
         .kind = CONFIG_GET(c, lr_scheduler),
         .peak = CONFIG_GET(c, learning_rate),
         .floor = CONFIG_GET(c, min_lr_ratio),
-        .warmup = by_steps          ? by_steps
-                  : by_ratio < most ? by_ratio
-                                    : most,
+        .warmup = by_steps ? by_steps : by_ratio,
         .total = total_steps,
         .decay = (int64_t)ceil(CONFIG_GET(c, lr_decay_ratio) * (double)total_steps),
     };

@@ -26,20 +26,11 @@ bool tokenizer_files_write(const char *folder, const char *from, const Tokenizer
     return ok;
 }
 
-static bool holds(const char *folder, const char *name)
-{
-    Err ignored = {0};
-    char *path = path_join(folder, name, &ignored);
-    const bool there = path && file_exists(path);
-    mem_free(path);
-    return there;
-}
-
 bool tokenizer_files_there(const char *folder, const char *from)
 {
     const bool made = !file_is_folder(from);
     bool there = true;
     for (size_t i = 0; there && i < ARRAY_COUNT(files); i++)
-        there = holds(folder, files[i]) || !(made ? i < MADE : holds(from, files[i]));
+        there = file_in_folder(folder, files[i]) || !(made ? i < MADE : file_in_folder(from, files[i]));
     return there;
 }

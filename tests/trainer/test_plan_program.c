@@ -178,6 +178,7 @@ static void settings_that_would_do_nothing_are_refused(void **state)
     assert_null(strstr(text, "q_proj")); /* of those that are quantized */
     mem_free(text);
     assert_int_equal(RUN("plan", "config.yaml", "--set", "quant_skip_modules=[lm_head, q_proj]"), 0);
+    assert_int_equal(RUN("plan", "config.yaml", "--set", "quant_skip_modules=.*lm_head"), 0);
     assert_int_equal(RUN("plan", "config.yaml", "--set", "lora_rank_pattern={foo: 3}"), 2);
     assert_log_has("lora_rank_pattern: \"foo\" matches no linear layer");
     assert_int_equal(RUN("quantize", "tiny", "tiny-4bit"), 0);
@@ -186,6 +187,34 @@ static void settings_that_would_do_nothing_are_refused(void **state)
     assert_int_equal(
         RUN("train", "config.yaml", "--set", "base_model=tiny-4bit", "--set", "quant_skip_modules=[q_proj]"), 2);
     assert_log_has("stored in 4 bits already");
+}
+
+/* The usual warmup is a share of the run, and its first update has rate 0. */
+static void the_only_update_of_a_run_has_a_rate(void **state)
+{
+    (void)state;
+    write_text("config.yaml", "base_model: tiny\noutput_dir: one\nsequence_len: 128\nmax_steps: 1\n"
+                              "datasets:\n  - path: chats.jsonl\n");
+    assert_int_equal(RUN("train", "config.yaml"), 0);
+    char *metrics = read_text("one/metrics.jsonl");
+    const char *rate = strstr(metrics, "\"learning_rate\": ");
+    assert_non_null(rate);
+    assert_true(strtod(rate + strlen("\"learning_rate\": "), NULL) > 0);
+    mem_free(metrics);
+}
+
+static void a_limit_of_file_sizes_ends_with_one_line(void **state)
+{
+    (void)state;
+    struct rlimit before;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    write_text("config.yaml", "base_model: tiny\noutput_dir: limited\nsequence_len: 128\nmax_steps: 1\n"
+                              "datasets:\n  - path: chats.jsonl\n");
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &(struct rlimit){20000, before.rlim_max}), 0);
+    const int status = RUN("train", "config.yaml");
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_int_equal(status, 5);
+    assert_log_has("File too large");
 }
 
 /* What is stored counts, not what the configuration would have made of a 16-bit model. */
@@ -396,6 +425,8 @@ int main(void)
         cmocka_unit_test(a_plan_needs_no_datasets_but_training_does),
         cmocka_unit_test(rows_beyond_all_measure_are_refused_and_long_ones_warned_of),
         cmocka_unit_test(settings_that_would_do_nothing_are_refused),
+        cmocka_unit_test(the_only_update_of_a_run_has_a_rate),
+        cmocka_unit_test(a_limit_of_file_sizes_ends_with_one_line),
         cmocka_unit_test(a_plan_of_a_4_bit_folder_sees_what_is_stored),
         cmocka_unit_test(rows_beyond_dynamic_rope_scaling_are_refused),
         cmocka_unit_test(a_plan_of_70b_takes_little_time_and_no_weights),
