@@ -130,6 +130,10 @@ static void an_evaluation_that_was_interrupted_is_made_up_for(void **state)
     Err err = {0};
     assert_false(workspace_train("parts", more, &options, NULL, &err));
     assert_int_equal(err.code, ERR_INTERRUPTED);
+    static const char evaluated[] =
+        "{\"step\": 2, \"eval_loss\": 9.5}\n"; /* a run that was killed after it, before a save */
+    Err append = {0};
+    assert_true(file_append("parts/metrics.jsonl", evaluated, strlen(evaluated), &append));
     TRAIN("parts", more, NULL, NULL);
     assert_same_run("whole", "parts", "checkpoint-00000006");
     char *bytes = NULL;
